@@ -1,0 +1,123 @@
+"""The entry point: registers the verbs, turns errors into a message and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from drkit import __version__
+from drkit.cli import backup, browse, copy, doctor, helper, key, output, policy, prune, repository, restore
+from drkit.errors import DrkitError, UsageError
+
+_STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+# The parser's own error is public only through this subclass of it.
+_WrongCommandLine: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class _Stopped(SystemExit):
+    """A signal. Not an Exception: on its way up it undoes what is unfinished, and nothing takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.code: int = 128 + number
+        self.signal = signal.Signals(number)
+
+    def __str__(self) -> str:
+        return _STOPPED[self.signal]
+
+
+app = typer.Typer(
+    name="drkit",
+    help="Backup and proven disaster recovery for Docker hosts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (
+    repository.init,
+    doctor.doctor,
+    backup.backup,
+    browse.snapshots,
+    browse.ls,
+    browse.find,
+    browse.diff,
+    restore.restore,
+    restore.export,
+    repository.check,
+    repository.verify,
+    copy.copy,
+    prune.prune,
+    prune.forget,
+):
+    app.command()(verb)
+app.add_typer(helper.app, name="helper")
+app.add_typer(key.app, name="key")
+app.add_typer(policy.app, name="policy")
+app.add_typer(prune.repair_app, name="repair")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        output.print_line(f"drkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Backup and proven disaster recovery for Docker hosts."""
+
+
+def main() -> NoReturn:
+    """Run the command line. Exits with the code of the error's class; a traceback only with --debug."""
+    for number in _STOPPED:
+        signal.signal(number, _stop)
+    output.set_up(json_log=False, quiet=False, verbose=False)
+    try:
+        sys.exit(app(prog_name="drkit", standalone_mode=False))
+    except _WrongCommandLine as error:
+        _wrong_command_line(error)
+    except DrkitError as error:
+        if "--debug" in sys.argv:
+            raise
+        _explain(error, error.exit_code)
+    except _Stopped as stopped:
+        _explain(DrkitError(f"{stopped}: what was not finished is undone"), stopped.code)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        hint = "This is a bug in drkit. Run the same with --debug and report what it prints."
+        _explain(
+            DrkitError(f"internal error: {type(error).__name__}: {error}", hint=hint),
+            DrkitError.exit_code,
+        )
+
+
+def _explain(error: DrkitError, code: int) -> NoReturn:
+    output.fail(error)
+    if "--json" in sys.argv:
+        output.print_json({"status": "failed", "error": error.message, "hint": error.hint, "exit_code": code})
+    sys.exit(code)
+
+
+def _wrong_command_line(error: Any) -> NoReturn:
+    """Say what the parser found in drkit's own way."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(UsageError.exit_code)
+    text = error.format_message().rstrip(".")
+    command = error.ctx.command_path if error.ctx else "drkit"
+    usage = UsageError(text[:1].lower() + text[1:], hint=f"See {command} --help.")
+    _explain(usage, usage.exit_code)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Stopped(number)

@@ -1,0 +1,85 @@
+"""Everything drkit prints: results on stdout, messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from typing import Any
+
+from drkit.errors import DrkitError
+
+log = logging.getLogger("drkit")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        fields = {"time": moment.isoformat(), "level": record.levelname.lower(), "message": record.getMessage()}
+        hint = getattr(record, "hint", None)
+        return json.dumps(fields | ({"hint": hint} if hint else {}))
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        lead = (
+            "drkit: " if record.levelno >= logging.ERROR else "warning: " if record.levelno >= logging.WARNING else ""
+        )
+        hint = getattr(record, "hint", None)
+        return f"{lead}{record.getMessage()}" + (f"\nhint: {hint}" if hint else "")
+
+
+def set_up(*, json_log: bool, quiet: bool, verbose: bool) -> None:
+    """Send messages to stderr. Errors and warnings always come, notes unless quiet."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file name must not end a listing on a terminal that cannot show it.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if json_log else _TextFormatter())
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def note(message: str) -> None:
+    log.info(message)
+
+
+def warn(message: str, *, hint: str | None = None) -> None:
+    log.warning(message, extra={"hint": hint})
+
+
+def fail(error: DrkitError) -> None:
+    log.error(error.message, extra={"hint": error.hint})
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, default=list))
+
+
+def print_line(text: str) -> None:
+    print(text)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> None:
+    """Print columns; those whose numbers are in `right` are aligned to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def size_text(count: float) -> str:
+    """Bytes as people read them: 1.4 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,31 @@
+"""A progress bar on a terminal, on stderr; nothing anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[str, int], None]
+"""Told what is worked on, and bytes done since it was told last."""
+
+
+@contextmanager
+def progress_bar(*, shown: bool) -> Iterator[Advance]:
+    """Yield a function that advances one bar a task."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda task, count: None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+
+        def advance(task: str, count: int) -> None:
+            if task not in tasks:
+                tasks[task] = bar.add_task(task, total=None)
+            bar.advance(tasks[task], count)
+
+        yield advance

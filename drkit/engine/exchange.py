@@ -1,0 +1,127 @@
+"""The directory with three FIFOs through which a helper container and drkit talk.
+
+    <base>/drkit-exchange-XXXX/     0700: nobody else on this host gets past it
+        x/                          0711: what the helper mounts, whatever id its root is mapped to
+            in  out  err            0666, for the same reason
+
+The daemon must see the same directory. That is the case where it runs on this host, and where drkit runs in a container
+that names a volume for it: DRKIT_EXCHANGE_DIR is the directory inside drkit's container where the volume
+DRKIT_EXCHANGE_VOLUME is mounted. Whether it really is the case, only a helper that writes into `out` can show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from drkit.engine.names import check_name
+from drkit.errors import DrkitError, UsageError
+
+MOUNT_POINT = "/drkit"
+PIPE_BYTES = 1 << 20
+
+_PREFIX = "drkit-exchange-"
+_OWN_BASE = Path("/run/drkit")
+_F_SETPIPE_SZ = 1031
+
+
+class Exchange:
+    """One such directory. It exists until `remove`, or until a later drkit finds its owner dead."""
+
+    def __init__(self) -> None:
+        self._volume = os.environ.get("DRKIT_EXCHANGE_VOLUME", "")
+        configured = os.environ.get("DRKIT_EXCHANGE_DIR", "")
+        if bool(self._volume) != bool(configured):
+            raise UsageError(
+                "DRKIT_EXCHANGE_DIR and DRKIT_EXCHANGE_VOLUME: one is set without the other",
+                hint="Set both: the directory in drkit's container, and the name of the volume mounted there.",
+            )
+        if self._volume:
+            check_name("volume", self._volume)
+        base = Path(configured) if configured else _default_base()
+        try:
+            _remove_orphans(base)
+            self._root, self._lock = _create_locked(base)
+            self.directory = self._root / "x"
+            self.directory.mkdir()
+            self.directory.chmod(0o711)
+            for name in ("in", "out", "err"):
+                os.mkfifo(self.directory / name)
+                (self.directory / name).chmod(0o666)  # mkfifo obeys the umask
+        except OSError as error:
+            raise DrkitError(
+                f"exchange directory {base}: {(error.strerror or str(error)).lower()}",
+                hint="Set TMPDIR to a directory that drkit may write to.",
+            ) from error
+
+    def mount(self) -> dict[str, Any]:
+        """The helper's mount, in the engine's terms."""
+        if self._volume:
+            return {
+                "Type": "volume",
+                "Source": self._volume,
+                "Target": MOUNT_POINT,
+                "VolumeOptions": {"NoCopy": True},
+            }
+        return {"Type": "bind", "Source": str(self.directory), "Target": MOUNT_POINT}
+
+    def path_in_helper(self) -> str:
+        return f"{MOUNT_POINT}/{self._root.name}/x" if self._volume else MOUNT_POINT
+
+    def open(self, name: str, flags: int) -> int:
+        """Open one FIFO without ever waiting for the other side, with the largest buffer that we may have."""
+        fd = os.open(self.directory / name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Less than asked for only costs speed: the limit of /proc/sys/fs/pipe-max-size applies to non-root users.
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
+        return fd
+
+    def remove(self) -> None:
+        shutil.rmtree(self._root, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _default_base() -> Path:
+    """/run/drkit for root: unlike /tmp it stays shared with the daemon under systemd's PrivateTmp."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            _OWN_BASE.mkdir(mode=0o700, exist_ok=True)
+            if _OWN_BASE.stat().st_uid == 0:
+                return _OWN_BASE
+    return Path(tempfile.gettempdir())
+
+
+def _create_locked(base: Path) -> tuple[Path, int]:
+    """A new directory, 0700, locked for as long as we live. Another drkit may sweep it before the lock: try again."""
+    while True:
+        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        try:
+            lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if root.exists():
+            return root, lock
+        os.close(lock)
+
+
+def _remove_orphans(base: Path) -> None:
+    """Remove what a killed drkit left: our own directories that nobody holds locked."""
+    for root in base.glob(_PREFIX + "*"):
+        try:
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # another user's, or gone meanwhile
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_uid == os.geteuid():
+                shutil.rmtree(root, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)

@@ -1,0 +1,193 @@
+"""The helper image: GNU tar, GNU find, a shell and sync, made once and pinned by its id.
+
+From an Alpine image and its packages when a registry answers; else from this host's own programs and the libraries they
+need, which works offline. Or a stock image by the policy's wish, with what its BusyBox can keep.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from drkit.engine.client import Engine, EngineError
+from drkit.engine.host_tools import HOST_ARCH, host_image
+from drkit.engine.launch import run_helper
+from drkit.errors import DrkitError
+
+log = logging.getLogger(__name__)
+
+Source = Literal["alpine", "host", "stock", "repository"]
+
+LABEL_IMAGE = "drkit.helper.image"
+LABEL_SOURCE = "drkit.helper.source"
+LABEL_TAR = "drkit.helper.tar"
+_RECIPE = "1"  # the value of LABEL_IMAGE: an image made by another recipe is not used again
+_PREFERENCE = ("alpine", "host")
+
+REPOSITORY = "drkit-helper"
+ALPINE = "alpine:3.22"
+
+_ASK_REGISTRY_SECONDS = 5.0
+_BUILD_SILENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Helper:
+    """A helper image. `full`: GNU tools that keep everything; else what BusyBox keeps, and full captures only."""
+
+    image_id: str
+    source: Source
+    tar: str
+    arch: str
+    full: bool
+
+
+def ensure_helper(engine: Engine, image: str = "auto", *, run_id: str = "ensure") -> Helper:
+    """The helper that the policy asks for ("auto" or a stock image's reference), built if there is none yet."""
+    if image != "auto":
+        return stock_helper(engine, image, run_id=run_id)
+    return find_helper(engine) or build_helper(engine, run_id=run_id)
+
+
+def find_helper(engine: Engine) -> Helper | None:
+    """A helper image built or loaded earlier. An image that fails its probe does not stay in the engine."""
+    arch = engine_arch(engine)
+    found = []
+    for image in engine.images([f"{LABEL_IMAGE}={_RECIPE}"]):
+        labels = image["Labels"]
+        if labels.get(LABEL_SOURCE) in _PREFERENCE:
+            found.append(Helper(image["Id"], labels[LABEL_SOURCE], labels[LABEL_TAR], arch, full=True))
+    return min(found, key=lambda helper: (_PREFERENCE.index(helper.source), helper.image_id), default=None)
+
+
+def build_helper(
+    engine: Engine, source: Literal["auto", "alpine", "host"] = "auto", *, base: str = ALPINE, run_id: str = "build"
+) -> Helper:
+    """Build a new helper image: from `base` and packages if a registry answers for it, else from the host's tools."""
+    if source == "alpine" or (source == "auto" and engine.registry_has(base, timeout=_ASK_REGISTRY_SECONDS)):
+        try:
+            return _build_from_alpine(engine, base, run_id)
+        except EngineError as error:
+            if source == "alpine":
+                raise
+            log.info("helper image: not built from %s (%s): using the host's tools", base, error)
+    return _build_from_host(engine, run_id)
+
+
+def _build_from_alpine(engine: Engine, base: str, run_id: str) -> Helper:
+    """Add GNU tar and find to an Alpine image. The label comes last: only what passed its probe carries it."""
+    if engine.image(base) is None:
+        engine.pull_image(base, timeout=_BUILD_SILENCE_SECONDS)
+    tag = f"{REPOSITORY}:alpine"
+    unproven = _build(engine, f"FROM {base}\nRUN apk add --no-cache tar findutils\n", tag)
+    version = _require_full(engine, unproven, "alpine", run_id)
+    labels = _labels("alpine", version)
+    lines = "".join(f'LABEL {key}="{value}"\n' for key, value in labels.items())
+    return Helper(_build(engine, f"FROM {unproven}\n{lines}", tag), "alpine", version, engine_arch(engine), full=True)
+
+
+def _build(engine: Engine, dockerfile: str, tag: str) -> str:
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        entry = tarfile.TarInfo("Dockerfile")
+        entry.size = len(dockerfile)
+        tar.addfile(entry, io.BytesIO(dockerfile.encode()))
+    return engine.build_image(context.getvalue(), tag, timeout=_BUILD_SILENCE_SECONDS)
+
+
+def _build_from_host(engine: Engine, run_id: str) -> Helper:
+    """Pack this host's own tools. Needs no network, and gives the same image id wherever the tools are the same."""
+    arch = engine_arch(engine)
+    if arch != HOST_ARCH:
+        raise DrkitError(
+            f"helper image: this host's tools are for {HOST_ARCH}, the engine runs {arch}",
+            hint="Run `drkit helper build` on a host of the engine's architecture, or set helper.image in the policy.",
+        )
+    image = host_image(REPOSITORY, lambda version: _labels("host", version))
+    engine.load_image([image.archive])
+    loaded = engine.image(image.tag)
+    if loaded is None:
+        raise EngineError(f"helper image {image.tag}: the engine loaded it, but does not have it")
+    try:
+        version = _require_full(engine, str(loaded["Id"]), "host", run_id)
+    except BaseException:
+        engine.remove_image(image.tag)
+        raise
+    return Helper(str(loaded["Id"]), "host", version, arch, full=True)
+
+
+def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> Helper:
+    """An image used as it is. Pulled if it is not there, since the policy names it."""
+    image = engine.image(ref)
+    if image is None:
+        engine.pull_image(ref, timeout=_BUILD_SILENCE_SECONDS)
+        image = engine.image(ref)
+    if image is None:
+        raise DrkitError(f"helper image {ref}: no such image", hint=f"Pull or load it first: docker pull {ref}.")
+    version, full = _tools(engine, str(image["Id"]), "stock", run_id)
+    return Helper(str(image["Id"]), "stock", version, engine_arch(engine), full)
+
+
+def helper_archive(engine: Engine, helper: Helper) -> Iterator[bytes]:
+    """The helper image as a `docker save` archive, for a repository to keep."""
+    image = engine.image(helper.image_id)
+    if image is None:
+        raise DrkitError(
+            f"helper image {helper.image_id[:19]}: no longer in the engine", hint="Build it anew: drkit helper build."
+        )
+    ours = [tag for tag in image.get("RepoTags") or [] if tag.startswith(f"{REPOSITORY}:")]
+    return engine.save_image(ours[:1] or [helper.image_id])
+
+
+def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load") -> Helper:
+    """Load a helper image that a repository kept, and prove that it works on this engine."""
+    loaded = engine.load_image(archive)
+    image = engine.image(loaded[0])
+    if image is None:
+        raise EngineError(f"helper image {loaded[0]}: the engine loaded it, but does not have it")
+    image_id, arch = str(image["Id"]), engine_arch(engine)
+    if image["Architecture"] != arch:
+        engine.remove_image(loaded[0])
+        raise DrkitError(
+            f"helper image {image_id[:19]}: made for {image['Architecture']}, the engine runs {arch}",
+            hint="Build one here: drkit helper build.",
+        )
+    version, full = _tools(engine, image_id, "repository", run_id)
+    return Helper(image_id, "repository", version, arch, full)
+
+
+def engine_arch(engine: Engine) -> str:
+    """The engine's architecture in the words of image configurations ("amd64")."""
+    return str(engine.version()["Arch"])
+
+
+def _labels(source: Source, version: str) -> dict[str, str]:
+    return {LABEL_IMAGE: _RECIPE, LABEL_SOURCE: source, LABEL_TAR: version}
+
+
+def _tools(engine: Engine, image_id: str, source: Source, run_id: str) -> tuple[str, bool]:
+    """The version of the image's tar, and whether its tools are the GNU ones, found out by running them."""
+    helper = Helper(image_id, source, "unknown", engine_arch(engine), full=False)
+    script = "tar --version 2>&1; find / -maxdepth 0 -printf 'find prints\\n'"
+    output, _ = run_helper(engine, helper, script, run_id=run_id)
+    said = output.decode(errors="replace")
+    if gnu := re.search(r"\(GNU tar\) (\S+)", said):
+        return gnu[1], "find prints" in said
+    if busybox := re.search(r"\(busybox\) (\S+)", said):
+        return f"busybox {busybox[1]}", False
+    raise DrkitError(
+        f"helper image {image_id[:19]}: it has neither GNU tar nor BusyBox",
+        hint="Use auto, or a stock image like alpine.",
+    )
+
+
+def _require_full(engine: Engine, image_id: str, source: Source, run_id: str) -> str:
+    version, full = _tools(engine, image_id, source, run_id)
+    if not full:
+        raise EngineError(f"helper image from {source}: tar {version} and its find are not the GNU ones")
+    return version

@@ -1,0 +1,144 @@
+"""This host's own GNU tar, GNU find, shell and sync, packed with their libraries into an image archive.
+
+Nothing but reading files and `ldd`: no network, no engine, no build. The archive depends on the files' content alone,
+so hosts with the same packages make images with the same id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from drkit.errors import DrkitError
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "loongarch64": "loong64"}
+HOST_ARCH = _ARCHITECTURES.get(platform.machine(), platform.machine())
+
+# Where the image has each tool, and the names to look for on the host. Not the caller's PATH: a root's ~/bin is no part
+# of a recovery.
+_TOOLS = {
+    "/bin/tar": ("tar", "gtar"),
+    "/bin/find": ("find", "gfind"),
+    "/bin/sh": ("dash", "bash", "sh"),
+    "/bin/sync": ("sync",),
+}
+_TOOL_PATH = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin:/run/current-system/sw/bin"
+_ENVIRONMENT = {"PATH": _TOOL_PATH, "LC_ALL": "C"}
+_EPOCH = "1970-01-01T00:00:00Z"
+_HINT = "Install GNU tar, findutils and coreutils here, or set helper.image in the policy to a stock image like alpine."
+
+
+class HostImage(NamedTuple):
+    """A `docker load` archive and the tag it carries."""
+
+    archive: bytes
+    tag: str
+
+
+def host_image(repository: str, labels: Callable[[str], dict[str, str]]) -> HostImage:
+    """Pack the tools; `labels` makes the image's labels from the version of tar."""
+    tools = find_tools(_TOOL_PATH)
+    gnu_version("find", tools["/bin/find"])
+    version = gnu_version("tar", tools["/bin/tar"])
+    return image_archive(_layer(with_libraries(tools)), repository, labels(version))
+
+
+def find_tools(path: str) -> dict[str, Path]:
+    """The host's program for each tool of the image."""
+    tools = {}
+    for target, names in _TOOLS.items():
+        found = next((program for name in names if (program := shutil.which(name, path=path))), None)
+        if found is None:
+            raise DrkitError(f"helper image: no {names[0]} on this host", hint=_HINT)
+        tools[target] = Path(found).resolve()
+    return tools
+
+
+def gnu_version(name: str, path: Path) -> str:
+    """The version of a GNU tool; an error if it is another implementation (BusyBox, uutils, bsdtar)."""
+    run = subprocess.run([path, "--version"], capture_output=True, text=True, env=_ENVIRONMENT, check=False)
+    first = run.stdout.partition("\n")[0]
+    if "GNU" not in first:
+        raise DrkitError(f"helper image: {path} is not GNU {name}", hint=_HINT)
+    return first.rpartition(" ")[2]
+
+
+def with_libraries(tools: dict[str, Path]) -> dict[str, Path]:
+    """The tools, their libraries and the loader, each library at the path where the loader looks for it."""
+    files = dict(tools)
+    if shutil.which("ldd", path=_TOOL_PATH) is None:
+        raise DrkitError("helper image: no ldd on this host to tell which libraries its tools need", hint=_HINT)
+    for tool in tools.values():
+        run = subprocess.run(["ldd", tool], capture_output=True, text=True, env=_ENVIRONMENT, check=False)
+        if run.returncode and "not a dynamic executable" not in run.stderr:
+            raise DrkitError(f"helper image: ldd {tool}: {run.stderr.strip() or run.stdout.strip()}")
+        for line in run.stdout.splitlines():
+            match = re.search(r"(?:=> )?(/\S+) \(0x", line)
+            if match:
+                path = _baseline(match[1])
+                files[path] = Path(path).resolve()
+            elif "not found" in line:
+                raise DrkitError(f"helper image: {tool} does not run on this host: {line.strip()}")
+    return files
+
+
+def _baseline(path: str) -> str:
+    """The variant of a library that runs on every processor of the architecture, so that the image does too."""
+    plain = re.sub(r"/glibc-hwcaps/[^/]+", "", path)
+    return plain if Path(plain).exists() else path
+
+
+def _layer(files: dict[str, Path]) -> bytes:
+    """A deterministic tar of the files: the same host tools give the same image id everywhere."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        parents = {str(parent) for target in files for parent in Path(target).parents} - {"/"}
+        for directory in sorted(parents):
+            entry = tarfile.TarInfo(directory.lstrip("/"))
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        for target in sorted(files):
+            content = files[target].read_bytes()
+            entry = tarfile.TarInfo(target.lstrip("/"))
+            entry.size, entry.mode = len(content), 0o755
+            tar.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def image_archive(layer: bytes, repository: str, labels: dict[str, str]) -> HostImage:
+    """A `docker load` archive with one layer. `docker import` would stamp the time into the image's id."""
+    diff_id = hashlib.sha256(layer).hexdigest()
+    config = json.dumps(
+        {
+            "architecture": HOST_ARCH,
+            "os": "linux",
+            "created": _EPOCH,
+            "config": {"Labels": labels},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
+            "history": [{"created": _EPOCH, "created_by": "drkit helper build"}],
+        },
+        sort_keys=True,
+    ).encode()
+    tag = f"{repository}:host-{diff_id[:12]}"
+    names = {"Config": f"{hashlib.sha256(config).hexdigest()}.json", "Layers": [f"{diff_id}/layer.tar"]}
+    manifest = json.dumps([{**names, "RepoTags": [tag]}]).encode()
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in (
+            (str(names["Config"]), config),
+            (f"{diff_id}/layer.tar", layer),
+            ("manifest.json", manifest),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return HostImage(out.getvalue(), tag)

@@ -1,0 +1,225 @@
+"""Starting helper containers.
+
+A helper is the only thing that touches a volume. It has no network, a read-only root and the capabilities that its task
+needs; it is removed by the engine when it ends, also when drkit is dead by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from drkit.engine.client import Document, Engine, EngineError
+from drkit.engine.exchange import Exchange
+from drkit.engine.names import check_name
+from drkit.engine.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
+from drkit.errors import CaptureFailed, DrkitError
+
+if TYPE_CHECKING:
+    from drkit.engine.helper import Helper
+
+log = logging.getLogger(__name__)
+
+Transport = Literal["auto", "fifo", "attach"]
+
+LABEL = "drkit.helper"
+VOLUME_MOUNT = "/volume"
+
+_READ_CAPABILITIES = ["DAC_READ_SEARCH"]
+_WRITE_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"]
+
+
+class _NotShared(EngineError):
+    """The daemon does not see the exchange directory."""
+
+
+def start_helper(
+    engine: Engine,
+    helper: Helper,
+    *,
+    script: str,
+    volume: str | None,
+    readonly: bool,
+    trusted_xattrs: bool,
+    run_id: str,
+    transport: Transport = "auto",
+    arguments: Sequence[str] = (),
+    exit_seconds: float = EXIT_SECONDS,
+) -> HelperProcess:
+    """Run a shell script in a new helper container, with `volume` at /volume and `arguments` as $1, $2, ...
+
+    `readonly` mounts the volume read-only and chooses the capabilities; it also chooses the error class: what cannot be
+    read is a `CaptureFailed`. The volume must exist. `exit_seconds` bounds `finish`.
+    """
+    if volume is not None and engine.volume(check_name("volume", volume)) is None:
+        raise (CaptureFailed if readonly else DrkitError)(
+            f"volume {volume}: no such volume", hint="List the volumes there are: docker volume ls."
+        )
+    config = _container_config(
+        engine, helper, volume=volume, readonly=readonly, trusted_xattrs=trusted_xattrs, run_id=run_id
+    )
+
+    task = _Task(
+        config,
+        script,
+        tuple(arguments),
+        what=f"volume {volume}" if volume is not None else f"helper {helper.image_id[:19]}",
+        error=CaptureFailed if readonly else DrkitError,
+        exit_seconds=exit_seconds,
+    )
+    if transport != "attach" and (transport == "fifo" or engine.shares_directory is not False):
+        try:
+            process = _start_with_fifos(engine, task)
+        except _NotShared:
+            if transport == "fifo":
+                raise
+            log.info("engine %s does not share directories with this host: using its attach stream", engine.url)
+            engine.shares_directory = False
+        else:
+            engine.shares_directory = True
+            return process
+    process = task.create(engine, script, [], task.arguments)
+    try:
+        process.start_attached()
+    except BaseException:
+        process.close()
+        raise
+    return process
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What shall run, however its streams are carried."""
+
+    config: Document
+    script: str
+    arguments: tuple[str, ...]
+    what: str
+    error: type[DrkitError]
+    exit_seconds: float
+
+    def create(self, engine: Engine, script: str, mounts: list[Document], arguments: Sequence[str]) -> HelperProcess:
+        host = self.config["HostConfig"]
+        config = {
+            **self.config,
+            "Entrypoint": ["/bin/sh", "-c", script, "drkit"],
+            "Cmd": list(arguments),
+            "HostConfig": {**host, "Mounts": [*host["Mounts"], *mounts]},
+        }
+        container = engine.create_container(config)
+        return HelperProcess(engine, container, what=self.what, error=self.error, exit_seconds=self.exit_seconds)
+
+
+def _start_with_fifos(engine: Engine, task: _Task) -> HelperProcess:
+    exchange = Exchange()
+    token = secrets.token_hex(16)
+    try:
+        process = task.create(
+            engine,
+            CONNECT_FIFOS + task.script,
+            [exchange.mount()],
+            [exchange.path_in_helper(), token, *task.arguments],
+        )
+    except BaseException as error:
+        exchange.remove()
+        _raise_if_unshared(error)
+        raise
+    try:
+        if not process.start_with_fifos(exchange, token):
+            raise _NotShared(
+                f"{task.what}: the engine does not share {exchange.directory} with this host",
+                hint="Set DRKIT_EXCHANGE_DIR and DRKIT_EXCHANGE_VOLUME if drkit runs in a container.",
+            )
+    except BaseException as error:
+        process.close()
+        _raise_if_unshared(error)
+        raise
+    return process
+
+
+def _raise_if_unshared(error: BaseException) -> None:
+    """Engines refuse the mount of a directory that they do not have, or may not share, each in words of its own."""
+    said = ("bind source path", "mounts denied", "error mounting", "not shared")
+    if isinstance(error, EngineError) and any(words in error.message for words in said):
+        raise _NotShared(error.message, hint=error.hint, status=error.status) from error
+
+
+def _container_config(
+    engine: Engine, helper: Helper, *, volume: str | None, readonly: bool, trusted_xattrs: bool, run_id: str
+) -> Document:
+    """The hardened container, in the engine's own terms."""
+    facts = engine.facts()
+    mounts: list[Document] = []
+    if volume is not None:
+        mounts.append(
+            {
+                "Type": "volume",
+                "Source": volume,
+                "Target": VOLUME_MOUNT,
+                "ReadOnly": readonly,
+                # Without NoCopy the engine gives an empty volume the owner, mode and content of the mount point in the
+                # image, also when it is mounted read-only.
+                "VolumeOptions": {"NoCopy": True},
+            }
+        )
+    host: Document = {
+        "NetworkMode": "none",
+        "IpcMode": "none",
+        "ReadonlyRootfs": True,
+        "AutoRemove": True,
+        "CapDrop": ["ALL"],
+        "CapAdd": [
+            *(_READ_CAPABILITIES if readonly else _WRITE_CAPABILITIES),
+            *(["SYS_ADMIN"] if trusted_xattrs else []),
+        ],
+        "SecurityOpt": ["no-new-privileges", "label=disable"],
+        "LogConfig": {"Type": "none"},
+        "Mounts": mounts,
+        # If memory runs out on the host, production survives the backup.
+        "OomScoreAdj": 500,
+    }
+    # Each limit only where the engine can set it: some refuse a container whose limits their kernel cannot enforce.
+    if facts.get("MemoryLimit"):
+        host["Memory"] = host["MemorySwap"] = _memory_limit(facts)
+    if facts.get("PidsLimit"):
+        host["PidsLimit"] = 32
+    if facts.get("CpuCfsQuota"):
+        host["NanoCpus"] = min(2, int(facts.get("NCPU") or 1)) * 10**9
+    return {
+        "Image": helper.image_id,
+        "User": "0:0",
+        "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"],
+        "Labels": {LABEL: run_id},
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": host,
+    }
+
+
+def _memory_limit(facts: Document) -> int:
+    """A quarter of the host, at least 1 GiB.
+
+    Measured, tar needs 230 bytes for each directory whose metadata it sets last (230 MB for a million; more if they
+    have xattrs), and next to nothing to read. The rest is page cache: enough for a restore to be read back from memory,
+    and no more than that, so that reading a large volume does not push everything else out of the host's cache.
+    """
+    return max(1 << 30, int(facts.get("MemTotal") or 0) // 4)
+
+
+def run_helper(engine: Engine, helper: Helper, script: str, *, run_id: str, **options: Any) -> tuple[bytes, HelperExit]:
+    """Run a short script without input; its output, which must be small, and its end."""
+    options = {"volume": None, "readonly": True, "trusted_xattrs": False} | options
+    output = bytearray()
+    buffer = memoryview(bytearray(1 << 16))
+    with start_helper(engine, helper, script=script, run_id=run_id, **options) as process:
+        process.close_stdin()
+        while count := process.readinto(buffer):
+            output += buffer[:count]
+        return bytes(output), process.finish()

@@ -1,0 +1,98 @@
+"""What tar and find say on stderr, line by line: neither their exit status nor their silence is the whole truth.
+
+GNU tar gives 2 for a file that vanished, as for a fatal error; 1 for one that changed; 0 for a socket that it left out.
+So every line is classified, and a line that this module does not know is a failure. The patterns are those of GNU tar
+1.34 and 1.35 and GNU findutils with LC_ALL=C and --quoting-style=escape, and of BusyBox.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_GONE = rb"(?:No such file or directory|Not a directory|Stale file handle)"
+
+_VANISHED = re.compile(
+    rb"tar: (?P<warned>.*): Warning: Cannot \w+: "  # before the next, whose name would take the "Warning"
+    + _GONE
+    + rb"|tar: (?P<tar>.*): Cannot \w+: "
+    + _GONE
+    + rb"|tar: (?P<removed>.*): File removed before we read it"
+    + rb"|(?:tar|find): '(?P<quoted>.*)': "
+    + _GONE
+    + rb"|(?:tar|find): (?P<plain>.*): "
+    + _GONE,
+    re.DOTALL,
+)
+_TORN = re.compile(
+    rb"tar: (?P<name>.*): (?:file changed as we read it|File shrank by \d+ bytes?; padding with zeros)"
+    rb"|tar: short read on (?P<short>.*), filling with zeros"
+)
+_SOCKET = re.compile(rb"tar: (?P<name>.*): socket ignored")
+_HARMLESS = re.compile(
+    rb"tar: .*: time stamp .* is .* s in the future"
+    rb"|tar: .*: implausibly old time stamp .*"
+    rb"|tar: .*: Warning: Cannot \w*xattr\w*: Operation not supported"  # a file system without xattrs has none to lose
+    rb"|tar: Record size = \d+ blocks?"
+    rb"|tar: Exiting with failure status due to previous errors"  # which were classified themselves
+    rb"|tar: error exit delayed from previous errors"
+)
+_ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
+_CONTROL = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+@dataclass(frozen=True)
+class TarReport:
+    """stderr, sorted. Paths are relative to the volume, as the scan gives them: the root is empty."""
+
+    vanished: tuple[bytes, ...]
+    torn: tuple[bytes, ...]
+    sockets: tuple[bytes, ...]
+    harmless: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    def explains(self, code: int) -> bool:
+        """Whether these lines account for tar's exit status, and nothing else went wrong."""
+        if self.unknown:
+            return False
+        if code == 1:  # BusyBox knows only this one
+            return bool(self.torn or self.vanished)
+        if code == 2:
+            return bool(self.vanished)
+        return code == 0
+
+
+def classify_tar_stderr(stderr: bytes, *, truncated: bool = False) -> TarReport:
+    """Sort the lines of a helper's stderr. What was cut off (`truncated`) counts as an unknown line."""
+    vanished: dict[bytes, None] = {}
+    torn: dict[bytes, None] = {}
+    sockets: dict[bytes, None] = {}
+    harmless: list[str] = []
+    unknown: list[str] = []
+    for line in stderr.removesuffix(b"\n").split(b"\n") if stderr else ():
+        for pattern, paths in ((_VANISHED, vanished), (_TORN, torn), (_SOCKET, sockets)):
+            if match := pattern.fullmatch(line):
+                paths[_path(match)] = None
+                break
+        else:
+            target = harmless if _HARMLESS.fullmatch(line) else unknown
+            target.append(line.decode(errors="backslashreplace"))
+    if truncated:
+        unknown.append("more lines than are kept")
+    return TarReport(tuple(vanished), tuple(torn), tuple(sockets), tuple(harmless), tuple(unknown))
+
+
+def _path(match: re.Match[bytes]) -> bytes:
+    name = next(group for group in match.groups() if group is not None)
+    name = unescape(name)
+    return b"" if name == b"." else name.removeprefix(b"./")
+
+
+def unescape(name: bytes) -> bytes:
+    """Undo --quoting-style=escape, and find's quoting, which differs only in what it escapes needlessly."""
+
+    def character(match: re.Match[bytes]) -> bytes:
+        escaped = match[1]
+        return bytes([int(escaped, 8) & 0xFF]) if len(escaped) == 3 else _CONTROL.get(escaped, escaped)
+
+    return _ESCAPE.sub(character, name)

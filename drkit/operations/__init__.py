@@ -1,0 +1,1 @@
+"""One module a verb: backup, restore, verify and so on. Returns records; prints nothing."""

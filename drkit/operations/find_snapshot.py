@@ -1,0 +1,135 @@
+"""Which snapshot is meant: by id, by a part of it, or `latest` of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from drkit.errors import DrkitError, IntegrityError, UsageError
+from drkit.repository.repository import Repository
+from drkit.repository.snapshot import Snapshot, Target, parse_time
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Narrows which snapshots are meant. Never narrowed silently: None matches every host and every policy."""
+
+    host: str | None = None
+    policy: str | None = None
+    at: datetime | None = None
+
+    def admits(self, snapshot: Snapshot) -> bool:
+        return (
+            self.host in (None, snapshot.host)
+            and self.policy in (None, snapshot.policy)
+            and (self.at is None or parse_time(snapshot.time) <= self.at)
+        )
+
+
+ANY = Scope()
+
+
+def readable_snapshots(repository: Repository) -> tuple[list[Snapshot], list[IntegrityError]]:
+    """Return the snapshots, oldest first, and the damaged records beside them."""
+    snapshots: list[Snapshot] = []
+    damaged: list[IntegrityError] = []
+    for record in repository.snapshots():
+        if isinstance(record, Snapshot):
+            snapshots.append(record)
+        else:
+            damaged.append(record)
+    return sorted(snapshots, key=lambda snapshot: (snapshot.time, snapshot.id)), damaged
+
+
+def find_snapshot(repository: Repository, reference: str, scope: Scope = ANY) -> Snapshot:
+    """Return one snapshot by its id, an unambiguous part of it, or `latest`."""
+    snapshots, damaged = readable_snapshots(repository)
+    if reference == LATEST:
+        candidates = [snapshot for snapshot in snapshots if scope.admits(snapshot)]
+        return _only_origin(candidates, "a snapshot", damaged)[-1]
+    return by_id(snapshots, reference, damaged)
+
+
+def find_target(
+    repository: Repository, reference: str, kind: str, name: str, scope: Scope = ANY
+) -> tuple[Snapshot, Target]:
+    """Return a snapshot and a target in it that can be restored.
+
+    `latest` is the newest snapshot that holds the target as `ok`; one named by id may also hold it as `partial`.
+    """
+    snapshots, damaged = readable_snapshots(repository)
+    if reference != LATEST:
+        snapshot = by_id(snapshots, reference, damaged)
+        return snapshot, _restorable(snapshot, kind, name)
+    holding = [
+        snapshot
+        for snapshot in snapshots
+        if scope.admits(snapshot) and (target := snapshot.target(kind, name)) is not None and target.status == "ok"
+    ]
+    snapshot = _only_origin(holding, f"a snapshot that holds {kind} {name} as ok", damaged)[-1]
+    return snapshot, _restorable(snapshot, kind, name)
+
+
+def previous_target(snapshots: Iterable[Snapshot], host: str, policy: str, kind: str, name: str) -> Target | None:
+    """Return the target of the newest run of the same policy on the same host that captured it whole."""
+    for snapshot in reversed(list(snapshots)):
+        if (snapshot.host, snapshot.policy) == (host, policy):
+            target = snapshot.target(kind, name)
+            if target is not None and target.status == "ok":
+                return target
+    return None
+
+
+def by_id(snapshots: list[Snapshot], reference: str, damaged: list[IntegrityError]) -> Snapshot:
+    """Return the snapshot with this id, or the only one of whose id it is a part.
+
+    A copy goes by the ids of what it is a copy of, too. Of several copies of one snapshot, any is as good.
+    """
+    found = [snapshot for snapshot in snapshots if snapshot.id == reference]
+    found = found or [snapshot for snapshot in snapshots if reference in snapshot.names]
+    part = reference.lower()
+    found = found or [snapshot for snapshot in snapshots if part and any(part in name for name in snapshot.names)]
+    if len({snapshot.original for snapshot in found}) > 1:
+        raise UsageError(
+            f"{reference} is part of {len(found)} snapshot ids: {', '.join(snapshot.id for snapshot in found[:5])}",
+            hint="Give more of the id.",
+        )
+    if not found:
+        raise _nothing(f"snapshot {reference}", damaged)
+    return found[-1]
+
+
+def _only_origin(snapshots: list[Snapshot], what: str, damaged: list[IntegrityError]) -> list[Snapshot]:
+    """Return the snapshots when one host and policy made them all: which of two is meant, nobody can guess."""
+    if not snapshots:
+        raise _nothing(what, damaged)
+    origins = sorted({(snapshot.host, snapshot.policy) for snapshot in snapshots})
+    if len(origins) > 1:
+        listed = "; ".join(f"host {host}, policy {policy}" for host, policy in origins)
+        raise UsageError(f"latest is ambiguous: {what} comes from {listed}", hint="Add --host or --from-policy.")
+    return snapshots
+
+
+def _restorable(snapshot: Snapshot, kind: str, name: str) -> Target:
+    target = snapshot.target(kind, name)
+    if target is None:
+        held = ", ".join(f"{target.kind} {target.name}" for target in snapshot.targets) or "nothing"
+        raise DrkitError(f"snapshot {snapshot.id} holds no {kind} {name}", hint=f"It holds: {held}.")
+    if target.status == "failed":
+        raise DrkitError(
+            f"{kind} {name} failed in snapshot {snapshot.id}: {target.error}", hint="Choose another: drkit snapshots."
+        )
+    return target
+
+
+def _nothing(what: str, damaged: list[IntegrityError]) -> DrkitError:
+    if damaged:
+        return IntegrityError(
+            f"{what} was not found, and {damaged[0].object_name} is damaged",
+            hint="Run drkit check.",
+            object_name=damaged[0].object_name,
+        )
+    return DrkitError(f"{what} was not found", hint="See what there is: drkit snapshots.")

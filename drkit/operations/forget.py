@@ -1,0 +1,64 @@
+"""`drkit forget`: remove snapshot records by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from drkit.errors import DrkitError, RetentionRefused, StorageFull
+from drkit.operations.find_snapshot import by_id, readable_snapshots
+from drkit.repository.repository import Repository
+from drkit.repository.snapshot import SNAPSHOT_PREFIX, Snapshot
+from drkit.storage import keep_reserve, released_reserve
+
+
+@dataclass
+class Forgotten:
+    snapshots: list[str] = field(default_factory=list)
+    left: int = 0
+    """Snapshots that are still there."""
+
+
+def forget(repository: Repository, references: Sequence[str], *, yes_really: bool = False) -> Forgotten:
+    """Remove these records; all of them may go, or none does. Their data stays until the next prune.
+
+    Raises RetentionRefused, unless `yes_really`, for a snapshot that is the newest to hold some target as `ok`, and for
+    a damaged record, of which nobody can say what it holds.
+    """
+    snapshots, damaged = readable_snapshots(repository)
+    broken = {error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged}
+    chosen = list(dict.fromkeys(name if name in broken else by_id(snapshots, name, damaged).id for name in references))
+    if not yes_really:
+        _refuse(snapshots, chosen, broken)
+    done = Forgotten(left=len(snapshots) + len(damaged))
+    for run_id in chosen:
+        try:
+            repository.storage.delete(SNAPSHOT_PREFIX + run_id)
+        except StorageFull:
+            with released_reserve(repository.storage):
+                repository.storage.delete(SNAPSHOT_PREFIX + run_id)
+        except DrkitError as error:
+            error.add_note(f"forgotten before: {', '.join(done.snapshots) or 'none'}")
+            raise
+        done.snapshots.append(run_id)
+        done.left -= 1
+    keep_reserve(repository.storage)
+    return done
+
+
+def _refuse(snapshots: list[Snapshot], chosen: list[str], broken: set[str]) -> None:
+    hint = "Add --yes-really if it is to go all the same."
+    for run_id in chosen:
+        if run_id in broken:
+            raise RetentionRefused(f"snapshot {run_id} is damaged: nobody can say what it holds", hint=hint)
+    newest = {
+        (snapshot.host, snapshot.policy, target.kind, target.name): snapshot.id
+        for snapshot in snapshots  # oldest first
+        for target in snapshot.targets
+        if target.status == "ok"
+    }
+    for (host, _, kind, name), run_id in newest.items():
+        if run_id in chosen:
+            raise RetentionRefused(
+                f"snapshot {run_id} is the newest that holds {kind} {name} of host {host} as ok", hint=hint
+            )

@@ -1,0 +1,39 @@
+"""Which snapshots stay, as far as can be told: each host's and policy's own rules say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from drkit import retention
+from drkit.errors import PolicyError
+from drkit.policy import Policy, parse_policy
+from drkit.repository.snapshot import Snapshot
+
+
+def still_kept(snapshots: Sequence[Snapshot], policy: Policy | None, host: str, now: datetime) -> frozenset[str]:
+    """Return the ids of those that retention does not forget.
+
+    The rules are those of `policy` for its own snapshots on `host`; for any other host's or policy's, those in its own
+    newest snapshot. Where none can be read, all are kept.
+    """
+    groups: dict[tuple[str, str], list[Snapshot]] = {}
+    for snapshot in sorted(snapshots, key=lambda each: (each.time, each.id)):
+        groups.setdefault((snapshot.host, snapshot.policy), []).append(snapshot)
+    kept: set[str] = set()
+    for (owner, name), group in groups.items():
+        ours = policy is not None and (owner, name) == (host, policy.name)
+        rules = policy if ours else _policy_of(group[-1])
+        forgotten: frozenset[str] = frozenset()
+        if rules is not None and rules.retention is not None:
+            forgotten = retention.plan(group, rules.retention, now).forgotten
+        kept.update(snapshot.id for snapshot in group if snapshot.id not in forgotten)
+    return frozenset(kept)
+
+
+def _policy_of(snapshot: Snapshot) -> Policy | None:
+    try:
+        return parse_policy(snapshot.policy_text, Path("policy.yaml"))
+    except PolicyError:
+        return None

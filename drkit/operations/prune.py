@@ -1,0 +1,99 @@
+"""`drkit prune`: forget what retention does not keep, then give back the space of what no snapshot needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from drkit import retention
+from drkit.errors import StorageFull
+from drkit.operations.find_snapshot import readable_snapshots
+from drkit.operations.kept import still_kept
+from drkit.policy import Policy
+from drkit.repository.condemn import Condemned, find_condemned
+from drkit.repository.locks import renew_locks
+from drkit.repository.prune import Clock, Done, Options, Prune
+from drkit.repository.repository import Repository
+from drkit.repository.sealing import random_bytes
+from drkit.repository.snapshot import Snapshot, new_run_id
+from drkit.storage import keep_reserve, released_reserve
+
+MAX_REPACK = 4 << 30
+"""Bytes of chunks that one prune moves unless told otherwise: some minutes on a slow disk."""
+
+
+@dataclass
+class Pruned:
+    """What would be done, and what was; `done` is None for a plan."""
+
+    retention: retention.Plan
+    others: int
+    """Snapshots of other hosts and policies, which the rules do not touch."""
+    condemned: Condemned
+    done: Done | None = None
+    locks_renewed: int = 0
+    disk_full: bool = False
+    """Nothing was moved, only whole packs were dropped, because there was no space to move into."""
+
+
+def prune(
+    repository: Repository,
+    policy: Policy | None,
+    host: str,
+    options: Options,
+    *,
+    now: datetime,
+    dry_run: bool = False,
+    clock: Clock | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Pruned:
+    """Apply the policy's retention to the snapshots of this host and policy, all else stays; then reclaim space.
+
+    Without a policy, or one without retention, nothing is forgotten. A full disk is pruned without moving anything,
+    with the space that is set aside for it. Raises what Prune.run raises; no snapshot that stays has lost anything.
+    """
+    chosen = _Choice(policy, host, now)
+    if dry_run:
+        condemned = find_condemned(repository, chosen, options.max_repack)
+        return Pruned(chosen.plan, chosen.others, condemned)
+
+    def run(options: Options) -> Pruned:
+        run_id = new_run_id(now, random_bytes(4))
+        made = Prune(repository, run_id, chosen, options, host=host, clock=clock, say=say, progress=progress)
+        done = made.run()
+        return Pruned(chosen.plan, chosen.others, made.plan, done)
+
+    try:
+        pruned = run(options)
+    except StorageFull:
+        say("the disk is full: dropping whole packs only")
+        with released_reserve(repository.storage):
+            pruned = run(Options(0, options.yes_really, options.grace))
+        pruned.disk_full = True
+    keep_reserve(repository.storage)
+    if repository.storage.locks:
+        snapshots, _ = readable_snapshots(repository)
+        pruned.locks_renewed = renew_locks(repository, still_kept(snapshots, policy, host, now))
+    return pruned
+
+
+class _Choice:
+    """Retention as a prune asks for it; keeps the plan, with its reasons, for who wants to know."""
+
+    def __init__(self, policy: Policy | None, host: str, now: datetime) -> None:
+        self._policy, self._host, self._now = policy, host, now
+        self.plan = retention.Plan()
+        self.others = 0
+
+    def __call__(self, snapshots: list[Snapshot]) -> frozenset[str]:
+        if self._policy is None or self._policy.retention is None:
+            self.plan = retention.Plan(
+                keep=[retention.Decision(each.id, ["no retention is set"]) for each in snapshots]
+            )
+            return frozenset()
+        ours = [each for each in snapshots if (each.host, each.policy) == (self._host, self._policy.name)]
+        self.others = len(snapshots) - len(ours)
+        self.plan = retention.plan(ours, self._policy.retention, self._now)
+        return self.plan.forgotten

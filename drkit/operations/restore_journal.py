@@ -1,0 +1,85 @@
+"""Which restores are under way: so that one cut short by SIGKILL or a power cut is known for what it is.
+
+A volume's labels cannot be changed later, so they cannot say whether its restore was finished. A file can.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from drkit.errors import DrkitError
+
+
+class RestoreJournal:
+    """One file a volume, holding the restore's id, from before the volume is made until it is verified.
+
+    It is locked for as long as its restore runs: what is not locked was cut short.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._locks: dict[str, int] = {}
+
+    def begin(self, volume: str, restore_id: str) -> None:
+        """Note a restore, durably. Raises DrkitError for one that runs, and when the directory cannot be written."""
+        with self._explained("write", volume):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._directory / volume, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _lock(descriptor, volume)
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, restore_id.encode("ascii"))
+                os.fsync(descriptor)
+                self._sync_directory()
+            except BaseException:
+                os.close(descriptor)
+                raise
+        self._locks[volume] = descriptor
+
+    def unfinished(self, volume: str) -> str | None:
+        """Return the id of a restore into `volume` that was cut short. Raises DrkitError for one that runs."""
+        with self._explained("read", volume), suppress(FileNotFoundError):
+            descriptor = os.open(self._directory / volume, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _lock(descriptor, volume)
+                return os.read(descriptor, 64).decode("ascii", "replace") or None
+            finally:
+                os.close(descriptor)
+        return None
+
+    def end(self, volume: str) -> None:
+        """Note that this restore has ended, or that nothing is left of it."""
+        with self._explained("remove", volume):
+            (self._directory / volume).unlink(missing_ok=True)
+            self._sync_directory()
+            os.close(self._locks.pop(volume))
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _explained(self, action: str, volume: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DrkitError(
+                f"cannot {action} {self._directory / volume}: {(error.strerror or str(error)).lower()}",
+                hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
+            ) from error
+
+
+def _lock(descriptor: int, volume: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DrkitError(
+            f"another restore into volume {volume} is running", hint="Wait for its end, or restore with --to-volume."
+        ) from None

@@ -1,0 +1,46 @@
+"""`drkit doctor --tamper`: would the backups survive a thief of this host? Found out by being one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from drkit.operations.access import Access, open_access
+from drkit.storage import LOCK_HINT, attack, is_s3
+from drkit.storage.tamper import Attempt
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` and `hint` say why it would not survive, and the cure."""
+
+    survives: bool
+    reason: str = ""
+    hint: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Scratch objects that could not be removed."""
+
+
+def try_tampering(access: Access) -> Verdict:
+    """Attack scratch objects with the host's own credentials. Nothing of the repository itself is touched."""
+    storage = open_access(access)
+    if not is_s3(access.url):
+        return Verdict(
+            False,
+            f"{storage.url} is a directory: whoever has taken this host can delete all that is in it",
+            "Keep the repository in a bucket with object lock, or a second one that this host cannot write to.",
+        )
+    attempts, left = attack(storage)
+    lost = [attempt.what for attempt in attempts if not attempt.survived]
+    if not lost:
+        return Verdict(True, attempts=attempts, left=left)
+    reason = f"with this host's credentials a thief can {lost[0]}"
+    return Verdict(False, reason, _cure(storage.locks, lost), attempts, left)
+
+
+def _cure(locks: bool, lost: list[str]) -> str:
+    if not locks:
+        return "Set repository.lock in the policy, in a bucket that was made with object lock."
+    if all("govern" in what or "shorten" in what for what in lost):
+        return "Take the right s3:BypassGovernanceRetention from this key, or set repository.lock.mode to compliance."
+    return LOCK_HINT

@@ -1,0 +1,43 @@
+"""Asking a helper's tar for members: the list goes in while the stream comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from drkit.engine.process import HelperProcess
+from drkit.pipeline.paths import listed_name
+from drkit.pipeline.readahead import read_ahead
+from drkit.pipeline.stream import ReadInto
+
+_WRITE_SIZE = 256 * 1024
+
+
+@contextmanager
+def requested(process: HelperProcess, paths: Iterable[bytes]) -> Iterator[ReadInto]:
+    """Send the list of `paths` and yield a `readinto` over the tar; on leaving, the whole list was sent.
+
+    The list has a thread of its own: tar takes it as it goes, so who only wrote would wait for tar, which waits for its
+    reader.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="drkit-list") as executor:
+        sent = executor.submit(_send, process, paths)
+        with read_ahead(process.readinto) as readinto:
+            try:
+                yield readinto
+            except BaseException:
+                process.abort()  # wakes both threads, which are waited for
+                raise
+        sent.result()
+
+
+def _send(process: HelperProcess, paths: Iterable[bytes]) -> None:
+    listing = bytearray()
+    for path in paths:
+        listing += listed_name(path) + b"\0"
+        if len(listing) >= _WRITE_SIZE:
+            process.write(bytes(listing))
+            listing.clear()
+    process.write(bytes(listing))
+    process.close_stdin()

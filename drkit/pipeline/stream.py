@@ -1,0 +1,198 @@
+"""Reading a tar stream once: framed into members, digested, and, for a capture, cut into chunks. Bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from drkit.errors import CaptureFailed
+from drkit.pipeline.paths import member_path
+from drkit.pipeline.tarframe import HARD_LINK, SYMLINK, Frame, TarFramer
+from drkit.repository.chunker import DATA_CHUNKS, cut_lengths
+from drkit.repository.digest import Hasher, keyed_digest, keyed_hasher
+from drkit.repository.tree import EXTENT
+
+ReadInto = Callable[[memoryview], int]
+PutChunk = Callable[[bytes], bytes]
+Progress = Callable[[int], None]
+"""Told the bytes that have passed since it was told last."""
+
+BUFFER_SIZE = 9 * 1024 * 1024
+
+
+class StreamMember(NamedTuple):
+    """A member as it came. `extents` is empty when the stream is not chunked, `headers` unless the stream is split."""
+
+    frame: Frame
+    digest: bytes
+    extents: bytes = b""
+    headers: bytes = b""
+
+    @property
+    def leader(self) -> bytes:
+        return member_path(self.frame.link) if self.frame.flag == HARD_LINK else b""
+
+    @property
+    def symlink(self) -> bytes:
+        return self.frame.link if self.frame.flag == SYMLINK else b""
+
+
+class _Chunk(NamedTuple):
+    start: int
+    end: int
+    chunk_id: bytes
+
+
+class MemberStream:
+    """Iterate once for the members of a tar stream, in order.
+
+    After the last one the whole stream was read; `ended` tells whether its end marker was seen. With `split`, digests
+    cover the content without the headers, and the headers are kept: for comparing members that are not equal bytes.
+    """
+
+    def __init__(
+        self, readinto: ReadInto, member_key: bytes, put_chunk: PutChunk | None = None, *, split: bool = False
+    ) -> None:
+        self._readinto = readinto
+        self._member_key = member_key
+        self._put_chunk = put_chunk
+        self._split = split
+        self._framer = TarFramer()
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
+        self._base = 0
+        self._filled = 0
+        self._chunked = 0
+        self._members_end = 0
+        self._chunks: deque[_Chunk] = deque()
+        self._waiting: deque[StreamMember] = deque()
+        self._partial: tuple[Frame, Hasher, bytes] | None = None
+        self.bytes_read = 0
+
+    @property
+    def ended(self) -> bool:
+        return self._framer.ended and self._partial is None and not self._waiting
+
+    def __iter__(self) -> Iterator[StreamMember]:
+        final = False
+        while not final:
+            seen = self._filled
+            final = self._fill()
+            self._digest(seen)
+            if self._put_chunk is not None:
+                self._cut(self._put_chunk, final)
+            yield from self._complete()
+            self._slide()
+
+    def _fill(self) -> bool:
+        while self._filled < BUFFER_SIZE:
+            count = self._readinto(self._buffer[self._filled :])
+            if not count:
+                return True
+            self._filled += count
+            self.bytes_read += count
+        return False
+
+    def _cut(self, put_chunk: PutChunk, final: bool) -> None:
+        """Chunk what has arrived, but not the end marker and its padding, which would fill a small volume's chunk."""
+        end = self._members_end if self._framer.ended else min(self._framer.next, self._base + self._filled)
+        if end <= self._chunked:
+            return
+        data = self._buffer[self._chunked - self._base : end - self._base]
+        start = 0
+        for length in cut_lengths(data, DATA_CHUNKS, final=final or self._framer.ended):
+            chunk_id = put_chunk(bytes(data[start : start + length]))
+            self._chunks.append(_Chunk(self._chunked, self._chunked + length, chunk_id))
+            self._chunked += length
+            start += length
+
+    def _digest(self, seen: int) -> None:
+        """Digest what has arrived since `filled` was `seen`."""
+        base, view = self._base, self._buffer[: self._filled]
+        end = base + self._filled
+        if self._partial is not None:
+            frame, hasher, headers = self._partial
+            hasher.update(view[seen : min(frame.end - base, self._filled)])
+            if frame.end > end:
+                return
+            self._waiting.append(StreamMember(frame, hasher.digest(), headers=headers))
+            self._partial = None
+        for frame in self._framer.frames(view, base):
+            self._members_end = frame.end
+            start, headers = frame.start, b""
+            if self._split:
+                start, headers = frame.data, bytes(view[frame.start - base : frame.data - base])
+            if frame.end <= end:
+                digest = keyed_digest(self._member_key, view[start - base : frame.end - base])
+                self._waiting.append(StreamMember(frame, digest, headers=headers))
+            else:
+                hasher = keyed_hasher(self._member_key)
+                hasher.update(view[start - base :])
+                self._partial = (frame, hasher, headers)
+
+    def _complete(self) -> Iterator[StreamMember]:
+        """Yield the members that lie whole in what is chunked."""
+        if self._put_chunk is None:
+            while self._waiting:
+                yield self._waiting.popleft()
+            return
+        while self._waiting and self._waiting[0].frame.end <= self._chunked:
+            item = self._waiting.popleft()
+            yield item._replace(extents=self._extents(item.frame))
+
+    def _extents(self, frame: Frame) -> bytes:
+        chunks = self._chunks
+        while chunks[0].end <= frame.start:
+            chunks.popleft()
+        packed = []
+        for start, end, chunk_id in chunks:
+            if start >= frame.end:
+                break
+            first = max(start, frame.start)
+            packed.append(EXTENT.pack(chunk_id, first - start, min(end, frame.end) - first))
+        return b"".join(packed)
+
+    def _slide(self) -> None:
+        """Keep the bytes that are not chunked yet, or that belong to an unfinished header."""
+        end = self._base + self._filled
+        keep = min(self._framer.next, end)
+        if self._framer.ended:
+            keep = end
+        elif self._put_chunk is not None:
+            keep = min(keep, self._chunked)
+        kept = end - keep
+        if kept == BUFFER_SIZE:
+            raise CaptureFailed("a tar header does not fit the read buffer")
+        self._buffer[:kept] = bytes(self._buffer[self._filled - kept : self._filled])
+        self._base, self._filled = keep, kept
+
+
+def watched(readinto: ReadInto, progress: Progress) -> ReadInto:
+    """Return `readinto` with every read told to `progress`."""
+
+    def read(buffer: memoryview) -> int:
+        count = readinto(buffer)
+        progress(count)
+        return count
+
+    return read
+
+
+def iterator_readinto(pieces: Iterable[bytes | memoryview]) -> ReadInto:
+    """Return a `readinto` over an iterator of bytes."""
+    source = iter(pieces)
+    rest = memoryview(b"")
+
+    def readinto(buffer: memoryview) -> int:
+        nonlocal rest
+        while not rest:
+            piece = next(source, None)
+            if piece is None:
+                return 0
+            rest = memoryview(piece)
+        count = min(len(buffer), len(rest))
+        buffer[:count] = rest[:count]
+        rest = rest[count:]
+        return count
+
+    return readinto

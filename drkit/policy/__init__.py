@@ -1,0 +1,65 @@
+"""The policy: one YAML file that says what to protect, where to store it and how long to keep it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from drkit.errors import PolicyError
+from drkit.policy.load import load_policy, parse_policy
+from drkit.policy.schema import (
+    Helper,
+    ImageTarget,
+    Mirror,
+    Place,
+    Policy,
+    Protect,
+    Repository,
+    Retention,
+    VolumeTarget,
+    json_schema,
+)
+
+__all__ = [
+    "Helper",
+    "ImageTarget",
+    "Mirror",
+    "Place",
+    "Policy",
+    "Protect",
+    "Repository",
+    "Retention",
+    "VolumeTarget",
+    "example_text",
+    "find_policies",
+    "json_schema",
+    "load_policy",
+    "parse_policy",
+]
+
+DIRECTORY = Path("/etc/drkit/policies")
+
+
+def example_text() -> str:
+    """A commented policy with every key, which loads as it is."""
+    return files("drkit.policy").joinpath("example.yaml").read_text(encoding="utf-8")
+
+
+def find_policies(directory: Path = DIRECTORY, environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Where policies are when no file is given: $DRKIT_POLICY, else `*.yaml` in the directory, by name.
+
+    Empty where there is none. Raises PolicyError where the directory cannot be read.
+    """
+    if named := environ.get("DRKIT_POLICY"):
+        return [Path(named)]
+    try:
+        return sorted(path for path in directory.iterdir() if path.suffix == ".yaml" and path.name[0] != ".")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise PolicyError(
+            f"cannot list policies in {directory}: {reason}", hint="Give the file of the policy with --policy."
+        ) from None

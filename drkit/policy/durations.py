@@ -1,0 +1,24 @@
+"""Durations as a policy writes them: one whole number and one unit, such as `24h`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+PATTERN = r"[1-9][0-9]{0,5}[smhdw]"
+EXPECTED = "a duration such as 15m, 24h, 7d or 2w"
+
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def parse_duration(text: str) -> timedelta:
+    """Raises ValueError. Zero and months are refused: the one says nothing, the other has no fixed length."""
+    if not re.fullmatch(PATTERN, text, re.ASCII):
+        raise ValueError(f"expected {EXPECTED}")
+    return int(text[:-1]) * _UNITS[text[-1]]

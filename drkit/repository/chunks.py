@@ -1,0 +1,85 @@
+"""One chunk: its name, its sealed form, and where a pack holds it."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from drkit.errors import IntegrityError
+from drkit.repository.compression import compress, decompress
+from drkit.repository.digest import keyed_digest
+from drkit.repository.keys import KeyRing, MetaKeys
+from drkit.repository.sealing import Cipher
+
+MAX_CHUNK_SIZE = 64 * 1024 * 1024
+"""Bytes, uncompressed: what a reader accepts. Writers cut at 4 MiB."""
+
+
+class Entry(NamedTuple):
+    """A chunk in a pack, as pack directories and index objects list it. Sizes in bytes."""
+
+    chunk_id: bytes
+    key_id: bytes
+    offset: int
+    sealed_size: int
+    size: int
+
+
+ENTRY = struct.Struct("<32s16sIII")
+
+
+def decode_entries(data: bytes, *, source: str) -> list[Entry]:
+    if len(data) % ENTRY.size:
+        raise IntegrityError(
+            f"{source}: a chunk list of {len(data)} bytes has no whole number of entries", object_name=source
+        )
+    return [Entry(*fields) for fields in ENTRY.iter_unpack(data)]
+
+
+class ChunkSealer:
+    """Names, seals and opens chunks of one repository. Safe to use from several threads."""
+
+    def __init__(self, meta: MetaKeys, keys: KeyRing, repository_id: bytes) -> None:
+        self._meta = meta
+        self._keys = keys
+        self._repository_id = repository_id
+        self._ciphers: dict[bytes, Cipher] = {}
+
+    def chunk_id(self, data: bytes | memoryview, *, tree: bool) -> bytes:
+        """Name a chunk by its content, tree and data chunks under different keys: neither passes for the other."""
+        return keyed_digest(self._meta.tree_id if tree else self._meta.chunk_id, data)
+
+    def seal(self, chunk_id: bytes, data: bytes, key_id: bytes) -> bytearray:
+        """Compress and seal a chunk, then open it again and compare: what is stored was proven readable."""
+        sealed = self._cipher(key_id).seal(compress(data), self._associated(key_id, chunk_id))
+        if self.open(chunk_id, sealed, key_id, len(data)) != data:
+            raise IntegrityError(
+                f"chunk {chunk_id.hex()} does not read back as it was written", hint="Test this host's memory."
+            )
+        return sealed
+
+    def open(self, chunk_id: bytes, sealed: bytes | bytearray, key_id: bytes, size: int) -> bytes:
+        """Return the chunk. Raises IntegrityError when the bytes are not what was sealed under this name and key."""
+        if not 0 < size <= MAX_CHUNK_SIZE:
+            raise IntegrityError(f"chunk {chunk_id.hex()} declares {size} bytes")
+        data = decompress(self._cipher(key_id).open(sealed, self._associated(key_id, chunk_id)), limit=size)
+        if len(data) != size:
+            raise IntegrityError(f"chunk {chunk_id.hex()} has {len(data)} bytes, its index entry says {size}")
+        return data
+
+    def is_sealed_with(self, key: bytes, key_id: bytes, chunk_id: bytes, sealed: bytes) -> bool:
+        """Whether this is the key of that id, told by a chunk under it."""
+        try:
+            Cipher(key).open(sealed, self._associated(key_id, chunk_id))
+        except IntegrityError:
+            return False
+        return True
+
+    def _cipher(self, key_id: bytes) -> Cipher:
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            cipher = self._ciphers[key_id] = Cipher(self._keys.get(key_id))
+        return cipher
+
+    def _associated(self, key_id: bytes, chunk_id: bytes) -> bytes:
+        return self._repository_id + key_id + chunk_id

@@ -1,0 +1,219 @@
+"""Reading chunks back: decoded ahead by a few threads, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
+from types import TracebackType
+from typing import NamedTuple
+
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.repository.index import Location
+from drkit.repository.memory import keep_freed_memory
+from drkit.repository.packs import pack_key
+from drkit.repository.repository import Repository
+from drkit.repository.snapshot import Target, tree_chunk_ids
+from drkit.repository.tree import EXTENT, Member, decode_members
+
+AHEAD = 24 * 1024 * 1024
+"""Bytes of decoded chunks kept: those read ahead, and recent ones that scattered members ask for again.
+
+More where the storage wants large requests: enough that all of its parallel gets have something to do."""
+RANGES_AHEAD = 1000
+
+_END = (b"", 0, 0)
+
+
+class _Wanted(NamedTuple):
+    chunk_id: bytes
+    chunk: Future[bytes]
+    start: int
+    end: int
+
+    def piece(self) -> memoryview:
+        data = self.chunk.result()
+        if self.end > len(data):
+            raise IntegrityError(
+                f"an extent ends at {self.end} in a chunk of {len(data)} bytes", hint="Run drkit check."
+            )
+        return memoryview(data)[self.start : self.end]
+
+
+class _Part(NamedTuple):
+    """A chunk that is to be fetched, and who waits for it."""
+
+    chunk_id: bytes
+    location: Location
+    chunk: Future[bytes]
+
+
+class ChunkReader:
+    """Reads chunks, trees and extents of one repository. A context manager: leaving it stops its threads."""
+
+    def __init__(self, repository: Repository) -> None:
+        keep_freed_memory()
+        self._repository = repository
+        storage = repository.storage
+        self._request_size = storage.request_size
+        self._ahead = AHEAD + 2 * storage.parallel_gets * storage.request_size
+        self._gathered: list[_Part] = []
+        self._pool = ThreadPoolExecutor(storage.parallel_gets, thread_name_prefix="drkit-read")
+        self._recent: OrderedDict[bytes, tuple[Future[bytes], int]] = OrderedDict()
+        self._recent_bytes = 0
+        self._reload = threading.Lock()
+        self._lost: set[bytes] = set()
+
+    def __enter__(self) -> ChunkReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def locate(self, chunk_id: bytes) -> Location:
+        """Return where a chunk lies. Raises IntegrityError when the index does not know it."""
+        location = self._repository.index.get(chunk_id) or self._repository.salvage_index().get(chunk_id)
+        if location is None:
+            name = f"chunk {chunk_id.hex()}"
+            raise IntegrityError(f"{name} is in no index and no pack", hint="Run drkit check.", object_name=name)
+        return location
+
+    def chunk(self, chunk_id: bytes) -> bytes:
+        """Return one chunk. Raises IntegrityError naming the pack when it is missing or damaged."""
+        chunk = self._request(chunk_id)
+        self._fetch_gathered()
+        return chunk.result()
+
+    def members(self, target: Target) -> Iterator[Member]:
+        """Yield the members of a target in order."""
+        chunks = (self.chunk(chunk_id) for chunk_id in tree_chunk_ids(target))
+        return decode_members(chunks, source=f"{target.kind} {target.name}")
+
+    def extents(self, members: Iterable[Member]) -> Iterator[memoryview]:
+        """Yield the raw bytes of `members`, concatenated: pieces as large as neighbouring extents allow."""
+        ahead: deque[_Wanted] = deque()
+        # Whole chunks wait, however little of each is wanted: they are what is counted, each once.
+        uses: Counter[bytes] = Counter()
+        waiting = 0
+        for chunk_id, start, end in _ranges(members):
+            wanted = _Wanted(chunk_id, self._request(chunk_id), start, end)
+            ahead.append(wanted)
+            uses[chunk_id] += 1
+            if uses[chunk_id] == 1:
+                waiting += self.locate(chunk_id).size
+            while waiting > self._ahead // 2 or len(ahead) > RANGES_AHEAD:
+                wanted = ahead.popleft()
+                uses[wanted.chunk_id] -= 1
+                if not uses[wanted.chunk_id]:
+                    del uses[wanted.chunk_id]
+                    waiting -= self.locate(wanted.chunk_id).size
+                if self._is_gathered(wanted.chunk):
+                    self._fetch_gathered()
+                yield wanted.piece()
+        self._fetch_gathered()
+        while ahead:
+            yield ahead.popleft().piece()
+
+    def _request(self, chunk_id: bytes) -> Future[bytes]:
+        known = self._recent.get(chunk_id)
+        if known is not None:
+            self._recent.move_to_end(chunk_id)
+            return known[0]
+        location = self.locate(chunk_id)
+        if not self._joins(location):
+            self._fetch_gathered()
+        future: Future[bytes] = Future()
+        self._gathered.append(_Part(chunk_id, location, future))
+        if location.sealed_size >= self._request_size:
+            self._fetch_gathered()
+        self._recent[chunk_id] = (future, location.size)
+        self._recent_bytes += location.size
+        while self._recent_bytes > self._ahead and len(self._recent) > 1:
+            _, (_, size) = self._recent.popitem(last=False)
+            self._recent_bytes -= size
+        return future
+
+    def _joins(self, location: Location) -> bool:
+        """Whether one request can fetch this chunk with those gathered so far: it follows them in their pack."""
+        if not self._gathered:
+            return True
+        first, last = self._gathered[0].location, self._gathered[-1].location
+        end = location.offset + location.sealed_size
+        return (
+            last.pack_id == location.pack_id
+            and last.offset + last.sealed_size == location.offset
+            and end - first.offset <= self._request_size
+        )
+
+    def _is_gathered(self, chunk: Future[bytes]) -> bool:
+        return any(part.chunk is chunk for part in self._gathered)
+
+    def _fetch_gathered(self) -> None:
+        if self._gathered:
+            self._pool.submit(self._fetch, self._gathered)
+            self._gathered = []
+
+    def _fetch(self, parts: list[_Part]) -> None:
+        """Fetch neighbours by one request. Where that fails each is fetched alone, to fail for itself or not."""
+        body, start = b"", parts[0].location.offset
+        if len(parts) > 1:
+            size = parts[-1].location.offset + parts[-1].location.sealed_size - start
+            with suppress(DrkitError):
+                body = self._repository.storage.get(pack_key(parts[0].location.pack_id), start, size)
+        for part in parts:
+            offset = part.location.offset - start
+            try:
+                part.chunk.set_result(self._open(part, body[offset : offset + part.location.sealed_size]))
+            except BaseException as error:  # noqa: BLE001 raised again to who waits for the chunk
+                part.chunk.set_exception(error)
+
+    def _open(self, part: _Part, sealed: bytes) -> bytes:
+        """Return the chunk, of sealed bytes that are fetched here if they are not there yet."""
+        chunk_id, location, _ = part
+        try:
+            sealed = sealed or self._sealed(chunk_id, location)
+        except ObjectNotFound:
+            key = pack_key(location.pack_id)
+            raise IntegrityError(f"{key} is missing", hint="Run drkit check.", object_name=key) from None
+        except IntegrityError as error:
+            raise IntegrityError(error.message, hint="Run drkit check.", object_name=error.object_name) from error
+        try:
+            return self._repository.chunks.open(chunk_id, sealed, location.key_id, location.size)
+        except IntegrityError as error:
+            if error.object_name:  # the key is damaged, not the pack
+                raise
+            key = pack_key(location.pack_id)
+            raise IntegrityError(f"{key}: {error.message}", hint="Run drkit verify.", object_name=key) from None
+
+    def _sealed(self, chunk_id: bytes, location: Location) -> bytes:
+        """Return the sealed bytes; where the pack is gone, look once more, in a fresh index: a prune moved it."""
+        storage = self._repository.storage
+        try:
+            return storage.get(pack_key(location.pack_id), location.offset, location.sealed_size)
+        except ObjectNotFound:
+            with self._reload:
+                # Once for a pack, not for each of its chunks; a long restore may meet several prunes.
+                if location.pack_id not in self._lost:
+                    self._repository.reload_index()
+                    self._lost.add(location.pack_id)
+            moved = self.locate(chunk_id)
+            return storage.get(pack_key(moved.pack_id), moved.offset, moved.sealed_size)
+
+
+def _ranges(members: Iterable[Member]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (chunk id, start, end), neighbouring extents of one chunk joined."""
+    current, start, end = _END
+    for chunk_id, offset, length in chain.from_iterable(EXTENT.iter_unpack(member.extents) for member in members):
+        if chunk_id == current and offset == end:
+            end += length
+            continue
+        if current:
+            yield current, start, end
+        current, start, end = chunk_id, offset, offset + length
+    if current:
+        yield current, start, end

@@ -1,0 +1,196 @@
+"""Opening and creating a repository: its config, its keys, and everything that hangs on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, ObjectNotFound, RepositoryNotFound
+from drkit.repository import keys
+from drkit.repository.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
+from drkit.repository.chunks import ChunkSealer
+from drkit.repository.digest import keyed_digest
+from drkit.repository.identity import Identity
+from drkit.repository.index import Index, add_unlisted_packs, salvage_index
+from drkit.repository.keys import KeyRing, MetaKeys
+from drkit.repository.labels import Holder
+from drkit.repository.objects import ObjectSealer
+from drkit.repository.sealing import random_bytes
+from drkit.repository.snapshot import Snapshot, format_time, list_snapshots
+from drkit.storage.base import Storage
+
+FORMAT = "drkit repository"
+VERSION = 1
+CONFIG = "config"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The immutable object `config`. `mac` is a keyed BLAKE3 of the canonical JSON of the other fields."""
+
+    repository_id: bytes
+    fields: dict[str, Any]
+    mac: bytes
+
+    def canonical(self) -> bytes:
+        return json.dumps(self.fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _chunker_fields(parameters: ChunkerParameters) -> dict[str, Any]:
+    return {
+        "algorithm": "fastcdc",
+        "minimum": parameters.minimum,
+        "average": parameters.average,
+        "maximum": parameters.maximum,
+    }
+
+
+def read_config(storage: Storage) -> Config:
+    """Read `config`. Raises RepositoryNotFound, IntegrityError, or DrkitError for another format version."""
+    try:
+        body = storage.get(CONFIG)
+    except ObjectNotFound:
+        raise RepositoryNotFound(
+            f"{storage.url} holds no drkit repository", hint="Check the URL, or create one with drkit init."
+        ) from None
+    damaged = f"{CONFIG} of {storage.url} is damaged"
+    cure = "Restore the object config from a copy of the repository."
+    try:
+        fields = json.loads(body)
+        mac = bytes.fromhex(fields.pop("mac"))
+        repository_id = bytes.fromhex(fields["id"])
+        name, version = fields["format"], fields["version"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{damaged}: {error}", hint=cure, object_name=CONFIG) from None
+    if name != FORMAT or not isinstance(version, int) or len(repository_id) != 16:
+        raise IntegrityError(f"{damaged}: it does not describe a drkit repository", hint=cure, object_name=CONFIG)
+    if version != VERSION:
+        raise DrkitError(
+            f"{storage.url} is a repository of format {version}, this drkit reads format {VERSION}",
+            hint="Install a drkit that knows this format; nothing was changed.",
+        )
+    return Config(repository_id, fields, mac)
+
+
+def put_config(storage: Storage, meta: MetaKeys, fields: dict[str, Any]) -> None:
+    """Create `config`, which makes a repository of what is there."""
+    mac = keyed_digest(meta.config, Config(b"", fields, b"").canonical())
+    storage.put(CONFIG, json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n")
+
+
+def require_no_repository(storage: Storage) -> None:
+    """Raise ObjectExists where there is one already."""
+    try:
+        storage.stat(CONFIG)
+    except ObjectNotFound:
+        return
+    raise ObjectExists(f"{storage.url} holds a repository already", hint="Use it, or name another place.")
+
+
+class Repository:
+    """An open repository. Holding the meta key it reads structure; with identities also data."""
+
+    def __init__(self, storage: Storage, config: Config, meta_key: bytes, identities: Sequence[Identity]) -> None:
+        self.storage = storage
+        self.id = config.repository_id
+        self.meta = MetaKeys.derive(meta_key, self.id)
+        if keyed_digest(self.meta.config, config.canonical()) != config.mac:
+            raise IntegrityError(
+                f"{CONFIG} of {storage.url} does not authenticate: it was changed after init",
+                hint="Restore the object config from a copy of the repository.",
+                object_name=CONFIG,
+            )
+        self.single_writer = config.fields.get("writers", "many") != "many"
+        """Whether the store takes one writer at a time, see sole.py. What this version does not know counts as that."""
+        if self.single_writer:
+            storage.create_only = False
+        self.is_mirror = config.fields.get("mirror", False) is not False
+        """Whether copies may be made into it. No prune deletes data keys there, see mirror.py."""
+        self.chunkers = config.fields.get("chunkers", {})
+        self.config_mac = config.mac
+        """Tells this repository, its id and its meta key, from every other one."""
+        self.identities = tuple(identities)
+        self.keys = KeyRing(storage, self.id, self.meta, identities)
+        self.objects = ObjectSealer(self.meta.objects, self.id)
+        self.chunks = ChunkSealer(self.meta, self.keys, self.id)
+        self._index: Index | None = None
+        self._salvaged = False
+        self.damage: list[IntegrityError] = []
+        """What was found damaged while the index was read, and could be worked around."""
+
+    @classmethod
+    def open(cls, storage: Storage, identities: Sequence[Identity]) -> Repository:
+        """Open with identities. Raises AccessDenied when none of them opens the meta key."""
+        config = read_config(storage)
+        meta_key = keys.open_key(storage, keys.META_PREFIX, config.repository_id, identities)
+        return cls(storage, config, meta_key, identities)
+
+    @classmethod
+    def open_write_only(cls, storage: Storage, meta_key_text: str, *, source: str) -> Repository:
+        """Open with a meta key file alone: backups and structure, no data."""
+        config = read_config(storage)
+        return cls(storage, config, keys.parse_meta_key(meta_key_text, config.repository_id, source=source), ())
+
+    @classmethod
+    def create(
+        cls,
+        storage: Storage,
+        identity: Identity,
+        recipients: Sequence[str],
+        *,
+        now: datetime,
+        single_writer: bool = False,
+    ) -> Repository:
+        """Make an empty repository. `config` comes last: until it exists there is no repository.
+
+        `single_writer` is for a store that does not decide atomically who creates a key. Raises ObjectExists, and
+        leaves it untouched, when a repository is there already.
+        """
+        require_no_repository(storage)
+        if identity.recipient not in recipients:
+            raise AccessDenied(
+                f"the identity {identity.recipient} is not among the recipients of the new repository",
+                hint="Add it to recipients_file.",
+            )
+        repository_id, meta_key = random_bytes(16), keys.new_key()
+        fields = {
+            "format": FORMAT,
+            "version": VERSION,
+            "id": repository_id.hex(),
+            "created": format_time(now),
+            "chunkers": {"data": _chunker_fields(DATA_CHUNKS), "tree": _chunker_fields(TREE_CHUNKS)},
+            **({"writers": "single"} if single_writer else {}),
+        }
+        meta = MetaKeys.derive(meta_key, repository_id)
+        holders = [Holder(recipient) for recipient in recipients]
+        sealer = ObjectSealer(meta.objects, repository_id)
+        keys.put_key(storage, sealer, keys.META_PREFIX, repository_id, meta_key, holders)
+        put_config(storage, meta, fields)
+        return cls.open(storage, [identity])
+
+    @property
+    def index(self) -> Index:
+        """The whole index, read at first use; for reading only, see salvage_index."""
+        if self._index is None:
+            self._index, self.damage = salvage_index(self.storage, self.objects)
+        return self._index
+
+    def reload_index(self) -> Index:
+        """Read the index anew: a prune may have moved chunks since."""
+        self._index, self._salvaged = None, False
+        return self.index
+
+    def salvage_index(self) -> Index:
+        """Add what packs hold that no index object lists. That is left by runs that broke off, or by a lost index."""
+        index = self.index
+        if not self._salvaged:
+            self._salvaged = True
+            self.damage += add_unlisted_packs(index, self.storage, self.objects)
+        return index
+
+    def snapshots(self) -> Iterator[Snapshot | IntegrityError]:
+        """Yield every snapshot record, oldest first; a damaged one as the error that names it."""
+        return list_snapshots(self.storage, self.objects)

@@ -1,0 +1,144 @@
+"""What a store can really do, tried out in the very bucket and prefix, or directory, that a repository will use.
+
+That a server accepts a header proves nothing, and that it refuses a second put proves nothing of a race: so eight
+writers race for one key, several times. Scratch objects lie below `probe/` and are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from drkit.errors import AccessDenied, DrkitError, ObjectExists, StorageUnavailable
+from drkit.storage.base import Nature, Storage
+
+PROBE_PREFIX = "probe/"
+RACERS = 8
+ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What was found. `None` is: could not be found out, or means nothing here."""
+
+    create_only: bool
+    """A second put of other bytes is refused and changes nothing."""
+    atomic: bool
+    """Of eight racing writers exactly one succeeded, in every round, and its bytes are there."""
+    listing: bool
+    """A listing shows what was just put, and no longer what was just deleted."""
+    ranges: bool
+    deletes: bool
+    nature: Nature = field(default_factory=Nature)
+    notes: tuple[str, ...] = ()
+    locks: bool | None = None
+    """A locked object could not be deleted; None where the policy asks for no locks."""
+
+    @property
+    def unsafe(self) -> str | None:
+        """Why two writers at once are not safe here; None when they are."""
+        if not self.create_only:
+            return "a second write replaces the first"
+        if not self.atomic:
+            return "several of eight racing writers were told that they had created one object"
+        if self.nature.locks is False:
+            return "file locks do not keep a second process out"
+        if self.nature.shared:
+            return f"the file system ({self.nature.file_system}) is shared by hosts, which see it differently"
+        return None
+
+    @property
+    def unusable(self) -> str | None:
+        """Why no repository can be kept here at all; None when one can."""
+        if not self.listing:
+            return "a listing does not show what was just written"
+        if not self.ranges:
+            return "a part of an object cannot be read"
+        if self.locks is False:
+            return "a locked object could be deleted, or none could be locked at all"
+        return None
+
+
+def probe(storage: Storage) -> Capabilities:
+    """Try everything out. Raises what the storage raises where not even a plain put, get or list works.
+
+    Where the store does not know conditional writes, it is asked to go on without: see Storage.create_only.
+    """
+    nature = storage.nature()
+    base = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
+    notes: list[str] = []
+    made: list[str] = []
+    try:
+        create_only = _refuses_a_second_put(storage, f"{base}/twice", made, notes)
+        atomic = create_only and all(_one_wins(storage, f"{base}/race-{turn}", made) for turn in range(ROUNDS))
+        listing = {info.key for info in storage.list(f"{base}/")} == set(made)
+        ranges = _reads_ranges(storage, made[0])
+        locks = storage.holds_locks(f"{base}/locked") if storage.locks else None
+    except BaseException:
+        with contextlib.suppress(DrkitError):  # what failed first is what there is to tell
+            _removed(storage, made, notes)
+        raise
+    deletes = _removed(storage, made, notes)
+    if deletes:
+        listing = listing and not list(storage.list(f"{base}/"))
+    return Capabilities(create_only, atomic, listing, ranges, deletes, nature, tuple(notes), locks)
+
+
+def _refuses_a_second_put(storage: Storage, key: str, made: list[str], notes: list[str]) -> bool:
+    first, second = secrets.token_bytes(64), secrets.token_bytes(64)
+    made.append(key)
+    try:
+        storage.put(key, first)
+    except StorageUnavailable as error:
+        if not storage.create_only:
+            raise
+        # Perhaps it is the condition that the store does not know: without one the put must work.
+        storage.create_only = False
+        storage.put(key, first)
+        notes.append(f"conditional writes: {error.message}")
+        return False
+    try:
+        storage.put(key, second)
+    except ObjectExists:
+        return storage.get(key) == first
+    return False
+
+
+def _one_wins(storage: Storage, key: str, made: list[str]) -> bool:
+    """Whether exactly one of several writers at once creates an object."""
+    made.append(key)
+    ready = threading.Barrier(RACERS)
+    bodies = [secrets.token_bytes(4096) for _ in range(RACERS)]
+
+    def race(body: bytes) -> bytes | None:
+        ready.wait()
+        try:
+            storage.put(key, body)
+        except ObjectExists:
+            return None
+        return body
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        winners = [body for body in pool.map(race, bodies) if body is not None]
+    return winners == [storage.get(key)]
+
+
+def _reads_ranges(storage: Storage, key: str) -> bool:
+    whole = storage.get(key)
+    try:
+        return storage.get(key, 10, 20) == whole[10:30] and storage.get(key, 50) == whole[50:]
+    except DrkitError:
+        return False
+
+
+def _removed(storage: Storage, made: list[str], notes: list[str]) -> bool:
+    try:
+        for key in made:
+            storage.delete(key)
+    except AccessDenied as error:
+        notes.append(f"{len(made)} scratch objects below {PROBE_PREFIX} stay: {error.message}")
+        return False
+    return True

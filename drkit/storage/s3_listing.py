@@ -1,0 +1,111 @@
+"""Listings of a bucket: of the objects that are there, and of every version behind them. No page is just believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from drkit.errors import StorageUnavailable
+from drkit.storage.base import ObjectInfo, is_key
+from drkit.storage.retry import Passing, Retrier
+
+
+class Version(NamedTuple):
+    """One version of an object, or (`marker`) a delete marker, which hides those before it."""
+
+    key: str
+    id: str
+    size: int
+    modified: datetime
+    marker: bool
+    latest: bool
+    tag: str
+    """Equal where the bytes are, as long as one request wrote them."""
+
+
+class Listings:
+    """Of one prefix; `send` sends one request of the bucket, once."""
+
+    def __init__(self, send: Callable[..., Any], retrier: Retrier, prefix: str, url: str) -> None:
+        self._send = send
+        self._retrier = retrier
+        self._prefix = prefix
+        self._url = url
+
+    def page(self, prefix: str, options: Mapping[str, Any]) -> Any:
+        """One page of the objects, asked for once."""
+        page = self._send("list_objects_v2", "list", "", Prefix=self._prefix + prefix, **options)
+        # A body that is no listing (a captive portal, an empty page) parses too, as one that lacks everything.
+        if "IsTruncated" not in page or page.get("KeyCount", 0) != len(page.get("Contents", ())):
+            raise Passing(self._malformed("a page does not say whether it is the last, or misses keys"))
+        return page
+
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        token: dict[str, str] = {}
+        last = ""
+        while True:
+            page = self._retrier.run(f"list {prefix}", lambda earlier: self.page(prefix, token))  # noqa: B023
+            for entry in page.get("Contents", ()):
+                name = entry["Key"]
+                self._require_ours(name, prefix, in_order=name > last)
+                last = name
+                key = name.removeprefix(self._prefix)
+                if is_key(key):
+                    yield ObjectInfo(key, int(entry["Size"]))
+            if not page["IsTruncated"]:
+                return
+            following = page.get("NextContinuationToken")
+            if not following or following == token.get("ContinuationToken"):
+                raise self._malformed("a page that is not the last names no next one")
+            token = {"ContinuationToken": following}
+
+    def versions(self, prefix: str) -> Iterator[Version]:
+        """Yield every version and marker below a prefix, by key, those of a key newest first."""
+        start: dict[str, str] = {}
+        last = ""
+        while True:
+            page = self._retrier.run(f"list {prefix}", lambda earlier: self._version_page(prefix, start))  # noqa: B023
+            found = [self._version(entry, marker=False) for entry in page.get("Versions", ())]
+            found += [self._version(entry, marker=True) for entry in page.get("DeleteMarkers", ())]
+            for version in sorted(found, key=lambda each: (each.key, not each.latest, -each.modified.timestamp())):
+                self._require_ours(self._prefix + version.key, prefix, in_order=version.key >= last)
+                last = version.key
+                if is_key(version.key):
+                    yield version
+            if not page["IsTruncated"]:
+                return
+            following = {
+                "KeyMarker": page.get("NextKeyMarker") or "",
+                "VersionIdMarker": page.get("NextVersionIdMarker") or "",
+            }
+            if not all(following.values()) or following == start:
+                raise self._malformed("a page that is not the last names no next one")
+            start = following
+
+    def _version_page(self, prefix: str, start: Mapping[str, str]) -> Any:
+        page = self._send("list_object_versions", "list the versions in", "", Prefix=self._prefix + prefix, **start)
+        if "IsTruncated" not in page:
+            raise Passing(self._malformed("a page does not say whether it is the last"))
+        return page
+
+    def _version(self, entry: Any, *, marker: bool) -> Version:
+        return Version(
+            str(entry["Key"]).removeprefix(self._prefix),
+            str(entry["VersionId"]),
+            int(entry.get("Size", 0)),
+            entry["LastModified"],
+            marker,
+            bool(entry["IsLatest"]),
+            str(entry.get("ETag", "")),
+        )
+
+    def _require_ours(self, name: str, prefix: str, *, in_order: bool) -> None:
+        if not name.startswith(self._prefix + prefix) or not in_order:
+            raise self._malformed(f"{name[-60:]!a} is out of order or of another prefix")
+
+    def _malformed(self, what: str) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"cannot list {self._url}: {what}",
+            hint="Name the S3 server itself in repository.endpoint, and run it again.",
+        )

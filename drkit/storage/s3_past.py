@@ -1,0 +1,77 @@
+"""A bucket as it was at a moment, read through its versions: what was deleted or covered since does not count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import groupby
+from typing import Protocol
+
+from drkit.errors import ObjectNotFound, UsageError
+from drkit.storage.base import Data, ObjectInfo, Storage, validate_key, validate_prefix
+from drkit.storage.s3_listing import Version
+
+
+class VersionedStorage(Protocol):
+    """What a storage that keeps versions offers beyond Storage."""
+
+    url: str
+    parallel_gets: int
+    request_size: int
+
+    def versions(self, prefix: str) -> Iterator[Version]: ...
+
+    def get_version(self, key: str, version: str, offset: int = 0, length: int | None = None) -> bytes: ...
+
+
+class PastStorage(Storage):
+    """Reads only: whatever would write is a UsageError."""
+
+    def __init__(self, present: VersionedStorage, moment: datetime) -> None:
+        self._present = present
+        self._moment = moment
+        self.url = present.url
+        self.parallel_gets = present.parallel_gets
+        self.request_size = present.request_size
+        self._known: dict[str, Version] = {}
+
+    def put(self, key: str, data: Data) -> None:
+        raise self._read_only()
+
+    def delete(self, key: str) -> None:
+        raise self._read_only()
+
+    def _read_only(self) -> UsageError:
+        return UsageError(
+            f"{self.url} is read as of {self._moment:%Y-%m-%d %H:%M:%S}Z, and the past cannot be changed",
+            hint="Run the same without --as-of.",
+        )
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return self._present.get_version(key, self._find(key).id, offset, length)
+
+    def stat(self, key: str) -> ObjectInfo:
+        return ObjectInfo(key, self._find(key).size)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        validate_prefix(prefix)
+        for version in self._then(prefix):
+            self._known[version.key] = version
+            yield ObjectInfo(version.key, version.size)
+
+    def _find(self, key: str) -> Version:
+        validate_key(key)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        for version in self._then(key):
+            if version.key == key:
+                self._known[key] = version
+                return version
+        raise ObjectNotFound(f"no object {key} in {self.url} as of {self._moment:%Y-%m-%d %H:%M:%S}Z")
+
+    def _then(self, prefix: str) -> Iterator[Version]:
+        for _, versions in groupby(self._present.versions(prefix), key=lambda version: version.key):
+            then = next((version for version in versions if version.modified <= self._moment), None)
+            if then is not None and not then.marker:
+                yield then

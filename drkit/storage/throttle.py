@@ -1,0 +1,70 @@
+"""Bytes a second, shared by every thread that sends: a token bucket on the monotonic clock."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+
+
+class Throttle:
+    """Lets `rate` bytes a second pass; after a pause at most one second's worth at once."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._free_at = time.monotonic()
+
+    def pass_bytes(self, count: int) -> None:
+        """Wait until `count` bytes may be sent."""
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - 1) + count / self._rate
+            wait = self._free_at - now
+        if wait > 0:
+            time.sleep(wait)
+
+
+BLOCK = 256 * 1024
+
+
+class ThrottledBody(io.RawIOBase):
+    """A body that is sent block by block: the timeout of a socket then bounds each block, not a whole slow upload.
+
+    Nothing is copied: what it gives are views, unless it is asked for all. A block may be larger than was asked for,
+    since that is 16 KiB, each of which would be a call to the kernel. It is read twice, to be signed and to be sent;
+    only from `begin` on it is throttled.
+    """
+
+    def __init__(self, view: memoryview, throttle: Throttle | None) -> None:
+        self._view = view
+        self._position = 0
+        self._throttle = throttle
+        self._sending = False
+
+    def begin(self) -> None:
+        self._sending = True
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._view.nbytes}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> memoryview | bytes:
+        whole = size is None or size < 0
+        end = self._view.nbytes if whole else self._position + max(size or 0, BLOCK)
+        piece = self._view[self._position : end]
+        self._position += len(piece)
+        if self._throttle is not None and self._sending:
+            self._throttle.pass_bytes(len(piece))
+        return bytes(piece) if whole else piece

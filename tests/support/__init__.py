@@ -1,0 +1,1 @@
+"""What the tests share: trees full of oddities, and a comparator that trusts nothing of drkit."""

@@ -1,0 +1,90 @@
+"""What a helper does, done by the host's own find and GNU tar with the helper's own options, and no engine."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from drkit.engine.volumes import SCAN_FORMAT, TAR_CREATE, TAR_EXTRACT
+from drkit.pipeline.paths import listed_name
+from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, reused_members
+from drkit.pipeline.scan import Entry, Scan, read_scan
+from drkit.pipeline.select import Patterns
+from drkit.pipeline.stream import MemberStream, iterator_readinto
+from drkit.repository.reader import ChunkReader
+from drkit.repository.repository import Repository
+from drkit.repository.snapshot import Target
+from drkit.repository.tree import Member, TreeWriter, encode_member
+from drkit.repository.writer import RunWriter
+
+
+def scan_output(root: Path) -> bytes:
+    """The records that a helper's find prints, and the end record."""
+    found = subprocess.run(["find", ".", "-printf", SCAN_FORMAT], cwd=root, check=True, capture_output=True)
+    return found.stdout + b"end 0\0"
+
+
+def scan_directory(root: Path, exclude: Sequence[str] = ()) -> Scan:
+    return read_scan(iterator_readinto([scan_output(root)]), Patterns(exclude), full=True)
+
+
+def create_tar(root: Path, paths: Iterable[bytes]) -> bytes:
+    """The tar of these paths below `root`, in this order."""
+    listing = b"".join(listed_name(path) + b"\0" for path in paths)
+    return subprocess.run(
+        ["sh", "-c", f"exec {TAR_CREATE}"],
+        cwd=root,
+        env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        input=listing,
+        capture_output=True,
+        check=True,
+    ).stdout
+
+
+def extract_tar(archive: bytes, root: Path) -> None:
+    root.mkdir(exist_ok=True)
+    subprocess.run(["sh", "-c", f"exec {TAR_EXTRACT}"], cwd=root, input=archive, capture_output=True, check=True)
+
+
+def capture_directory(
+    repository: Repository,
+    writer: RunWriter,
+    target: Target,
+    root: Path,
+    *,
+    previous: Target | None = None,
+    settled: bool = True,
+    exclude: Sequence[str] = (),
+) -> ReusePlan:
+    """Capture a directory like a volume. `settled` says of what is read that an equal stat proves it unchanged."""
+    scan = scan_directory(root, exclude)
+    plan = read_everything(scan)
+    tree = TreeWriter(writer.put_tree)
+    with ChunkReader(repository) as reader:
+        kept: dict[int, Member] = {}
+        if previous is not None:
+            earlier = list(reader.members(previous))
+            plan = plan_reuse(scan, lambda: earlier, writer.chunk_size)
+            kept = dict(reused_members(plan, scan, earlier))
+            writer.use(plan.chunk_ids)
+        wanted = [(number, entry) for number, entry in enumerate(scan) if plan.flags[number] == READ]
+        read = dict(_read(repository, writer, root, wanted, settled)) if wanted else {}
+    for number in range(len(scan)):
+        tree.add(encode_member(kept[number] if number in kept else read[number]))
+    target.files = len(scan)
+    target.tree = [chunk_id.hex() for chunk_id in tree.finish()]
+    return plan
+
+
+def _read(
+    repository: Repository, writer: RunWriter, root: Path, wanted: list[tuple[int, Entry]], settled: bool
+) -> Iterable[tuple[int, Member]]:
+    archive = create_tar(root, (entry.path for _, entry in wanted))
+    stream = MemberStream(iterator_readinto([archive]), repository.meta.member, writer.put_data)
+    for item, (number, entry) in zip(stream, wanted, strict=True):
+        yield (
+            number,
+            Member(entry.path, entry.stat, item.leader, item.symlink, item.digest, settled, item.extents),
+        )
+    assert stream.ended

@@ -1,0 +1,187 @@
+"""A reader of format 1 that was written from drkit/repository/FORMAT.md and knows nothing of drkit's code.
+
+It stands for whoever has to read a repository when drkit is gone. It takes nothing on trust that can be checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import blake3
+import msgpack
+import pyrage
+import zstandard
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+PACK = struct.Struct("<32sII")
+ENTRY = struct.Struct("<32s16sIII")
+EXTENT = struct.Struct("<32sII")
+TREE_KEY = bytes(16)
+
+
+class Place(NamedTuple):
+    pack: str
+    key_id: bytes
+    offset: int
+    sealed_size: int
+    size: int
+
+
+class Entry(NamedTuple):
+    """A member, its raw bytes put together and checked."""
+
+    path: bytes
+    stat: bytes
+    leader: bytes
+    symlink: bytes
+    settled: bool
+    raw: bytes
+
+
+class IndependentReader:
+    def __init__(self, root: Path, identity_text: str) -> None:
+        self.root = root
+        lines = [line for line in identity_text.splitlines() if line.startswith("AGE-SECRET-KEY-1")]
+        self.identity = pyrage.x25519.Identity.from_str(lines[0])
+        config = json.loads((root / "config").read_bytes())
+        assert (config["format"], config["version"]) == ("drkit repository", 1)
+        self.id = bytes.fromhex(config["id"])
+        self.meta_key = self._wrapped_key("meta")
+        mac = config.pop("mac")
+        canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+        assert blake3.blake3(canonical, key=self._subkey("config")).hexdigest() == mac
+        self.keys = {TREE_KEY: self._subkey("tree chunk")}
+        self.places = dict(self._index())
+
+    def _wrapped_key(self, name: str) -> bytes:
+        for path in (self.root / "keys" / name).iterdir():
+            body = path.read_bytes()
+            if hashlib.sha256(body).hexdigest() != path.name:
+                continue
+            try:
+                wrap = json.loads(pyrage.decrypt(body, [self.identity]))
+            except pyrage.DecryptError:
+                continue
+            if (wrap["repository"], wrap["for"]) == (self.id.hex(), name):
+                key = base64.b64decode(wrap["key"], validate=True)
+                assert len(key) == 32
+                return key
+        raise KeyError(f"no wrap of {name} opens")
+
+    def _subkey(self, label: str) -> bytes:
+        info = b"drkit 1 " + label.encode("ascii")
+        return HKDF(algorithm=SHA256(), length=32, salt=self.id, info=info).derive(self.meta_key)
+
+    @staticmethod
+    def _unseal(key: bytes, sealed: bytes, associated: bytes) -> bytes:
+        frame = AESGCM(key).decrypt(sealed[:12], sealed[12:], associated)
+        size = zstandard.frame_content_size(frame)
+        assert size >= 0
+        plain = zstandard.ZstdDecompressor().decompress(frame)
+        assert len(plain) == size
+        return plain
+
+    def _open(self, kind: str, name: bytes, sealed: bytes) -> bytes:
+        associated = b"drkit 1 " + kind.encode() + b"\0" + self.id + name
+        return self._unseal(self._subkey("object"), sealed, associated)
+
+    def _index(self) -> Iterator[tuple[bytes, Place]]:
+        for path in (self.root / "index").iterdir():
+            body = path.read_bytes()
+            assert hashlib.sha256(body).hexdigest() == path.name
+            payload = self._open("index", b"", body)
+            position = 0
+            while position < len(payload):
+                pack_id, pack_size, count = PACK.unpack_from(payload, position)
+                position += PACK.size
+                end = position + count * ENTRY.size
+                assert end <= len(payload)
+                entries = list(ENTRY.iter_unpack(payload[position:end]))
+                position = end
+                self._check_pack(pack_id.hex(), pack_size, entries)
+                for chunk_id, key_id, offset, sealed_size, size in entries:
+                    yield chunk_id, Place(pack_id.hex(), key_id, offset, sealed_size, size)
+
+    def _check_pack(self, name: str, size: int, entries: list[tuple[Any, ...]]) -> None:
+        """Compare what the index says of a pack with the pack."""
+        body = (self.root / "packs" / name[:2] / name).read_bytes()
+        assert (hashlib.sha256(body).hexdigest(), len(body)) == (name, size)
+        kind = body[:8]
+        assert kind in (b"DRKITP1d", b"DRKITP1t")
+        length, magic = struct.unpack("<I8s", body[-12:])
+        assert magic == b"DRKITEND"
+        directory = self._open("pack", body[:24], body[-12 - length : -12])
+        assert list(ENTRY.iter_unpack(directory)) == entries
+        assert all((entry[1] == TREE_KEY) == (kind == b"DRKITP1t") for entry in entries)
+        end = 24
+        for entry in entries:  # one behind the other
+            assert entry[2] == end
+            end += entry[3]
+        assert end == size - 12 - length
+
+    def chunk(self, chunk_id: bytes) -> bytes:
+        place = self.places[chunk_id]
+        if place.key_id not in self.keys:
+            self.keys[place.key_id] = self._wrapped_key(place.key_id.hex())
+        body = (self.root / "packs" / place.pack[:2] / place.pack).read_bytes()
+        sealed = body[place.offset : place.offset + place.sealed_size]
+        content = self._unseal(self.keys[place.key_id], sealed, self.id + place.key_id + chunk_id)
+        naming = "tree id" if place.key_id == TREE_KEY else "chunk id"
+        assert blake3.blake3(content, key=self._subkey(naming)).digest() == chunk_id
+        assert len(content) == place.size
+        return content
+
+    def snapshots(self) -> dict[str, Any]:
+        """The records by run id, in order."""
+        records = {}
+        for path in sorted((self.root / "snapshots").iterdir()):
+            record = json.loads(self._open("snapshot", path.name.encode(), path.read_bytes()))
+            if "fenced" not in record:
+                assert record["id"] == path.name
+                records[path.name] = record
+        return records
+
+    def recipients(self) -> dict[str, dict[str, str]]:
+        """Whom the wraps of each key are for, as labels say: purpose -> hash of a wrap that is there -> recipient."""
+        found: dict[str, dict[str, str]] = {}
+        for path in sorted((self.root / "keys" / "recipients").glob("*/*")):
+            body, purpose = path.read_bytes(), path.parent.name
+            assert hashlib.sha256(body).hexdigest() == path.name
+            for name, about in json.loads(self._open("recipients", purpose.encode(), body))["wraps"].items():
+                if (self.root / "keys" / purpose / name).exists():
+                    found.setdefault(purpose, {})[name] = about["recipient"]
+        return found
+
+    def proofs(self) -> list[Any]:
+        """All proofs in order; their chain is whole."""
+        found: list[Any] = []
+        previous = None
+        for number, path in enumerate(sorted((self.root / "proofs").iterdir()), start=1):
+            body = path.read_bytes()
+            proof = json.loads(self._open("proof", path.name.encode(), body))
+            assert (path.name, proof["number"], proof["previous"]) == (f"{number:010d}", number, previous)
+            previous = hashlib.sha256(body).hexdigest()
+            found.append(proof)
+        return found
+
+    def entries(self, tree: list[str]) -> Iterator[Entry]:
+        unpacker = msgpack.Unpacker(raw=False, use_list=False)
+        unpacker.feed(b"".join(self.chunk(bytes.fromhex(name)) for name in tree))
+        digest_key = self._subkey("member digest")
+        for path, stat, leader, symlink, digest, settled, extents in unpacker:
+            pieces = EXTENT.iter_unpack(extents)
+            raw = b"".join(self.chunk(name)[start : start + length] for name, start, length in pieces)
+            assert blake3.blake3(raw, key=digest_key).digest() == digest
+            assert len(raw) % 512 == 0
+            yield Entry(path, stat, leader, symlink, settled, raw)
+
+    def tar(self, tree: list[str]) -> bytes:
+        return b"".join(entry.raw for entry in self.entries(tree)) + bytes(1024)

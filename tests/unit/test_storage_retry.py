@@ -1,0 +1,131 @@
+"""Trying again within limits, and letting no more bytes pass a second than asked for."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from drkit.errors import AccessDenied, StorageUnavailable
+from drkit.storage.retry import Deadline, Passing, Patience, Retrier
+from drkit.storage.throttle import Throttle, ThrottledBody
+
+QUICK = Patience(attempts=5, total=30, first_wait=0.001, longest_wait=0.002)
+
+
+def fails(times: int) -> tuple[list[int], object]:
+    seen: list[int] = []
+
+    def action(earlier: int) -> str:
+        seen.append(earlier)
+        if len(seen) <= times:
+            raise Passing(StorageUnavailable("it is busy", hint="Wait."))
+        return "done"
+
+    return seen, action
+
+
+@pytest.mark.parametrize("times", [0, 1, 4])
+def test_what_passes_is_tried_again(times: int) -> None:
+    retrier = Retrier(QUICK)
+    seen, action = fails(times)
+    assert retrier.run("test", action) == "done"  # type: ignore[arg-type]
+    assert seen == list(range(times + 1))
+    assert retrier.retries == times
+
+
+def test_what_does_not_pass_raises_its_error_and_says_how_often_it_was_tried() -> None:
+    retrier = Retrier(QUICK)
+    seen, action = fails(99)
+    with pytest.raises(StorageUnavailable, match=r"it is busy \(given up after 5 attempts in 0 s\)") as caught:
+        retrier.run("test", action)  # type: ignore[arg-type]
+    assert len(seen) == 5
+    assert retrier.retries == 4
+    assert caught.value.hint == "Wait."
+    assert str(caught.value) == caught.value.message
+
+
+def test_where_nobody_listens_it_gives_up_sooner_until_somebody_has_answered(caplog: pytest.LogCaptureFixture) -> None:
+    retrier = Retrier(Patience(attempts=9, refused=3, first_wait=0.001, longest_wait=0.002))
+
+    def refused(earlier: int) -> None:
+        raise Passing(StorageUnavailable("nobody is there"), refused=True)
+
+    with pytest.raises(StorageUnavailable, match="given up after 3 attempts"):
+        retrier.run("test", refused)
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage() == "test: attempt 2 of 9 failed: nobody is there; trying again"
+    assert retrier.run("test", lambda earlier: "done") == "done"
+    with pytest.raises(StorageUnavailable, match="given up after 9 attempts"):
+        retrier.run("test", refused)
+
+
+def test_time_is_a_limit_too() -> None:
+    retrier = Retrier(Patience(attempts=10**6, total=0.2, first_wait=0.01, longest_wait=0.02))
+    seen, action = fails(10**6)
+    with pytest.raises(StorageUnavailable, match="given up"):
+        retrier.run("test", action)  # type: ignore[arg-type]
+    assert 1 < len(seen) < 1000
+
+
+def test_another_error_is_not_tried_again() -> None:
+    calls = 0
+
+    def action(earlier: int) -> None:
+        nonlocal calls
+        calls += 1
+        raise AccessDenied("no")
+
+    with pytest.raises(AccessDenied, match=r"^no$"):
+        Retrier(QUICK).run("test", action)
+    assert calls == 1
+
+
+def test_who_waits_is_told_from_the_second_failure_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    _, action = fails(4)
+    Retrier(QUICK).run("get config", action)  # type: ignore[arg-type]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"get config: attempt {number} of 5 failed: it is busy; trying again" for number in (2, 3, 4)
+    ]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO, logging.INFO]
+
+
+def test_a_deadline_grows_with_the_size() -> None:
+    patience = Patience(read=0.01, slowest=1000)
+    late, early = Deadline(patience, 10), Deadline(patience, 10**6)
+    time.sleep(0.05)
+    assert late.passed
+    assert not early.passed
+
+
+def test_a_throttle_makes_up_for_what_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    throttle = Throttle(1000)
+    for _ in range(50):
+        throttle.pass_bytes(100)
+    assert now == pytest.approx(1005)
+    now += 100  # a pause saves up one second, not a hundred
+    for _ in range(50):
+        throttle.pass_bytes(100)
+    assert now == pytest.approx(1109)
+
+
+def test_a_body_is_sent_from_where_it_was_sought() -> None:
+    body = ThrottledBody(memoryview(b"0123456789"), None)
+    assert body.read(4) == b"0123456789", "blocks are large"
+    assert body.tell() == 10
+    assert body.seek(0, 2) == 10
+    assert body.read() == b""
+    assert body.seek(8) == 8
+    assert body.read(100) == b"89"
+    assert body.seek(-5, 1) == 5
+    assert body.read(-1) == b"56789"
