@@ -5,15 +5,9 @@ The rule: what is read is what was written, or an error names the object. Never 
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +21,6 @@ from drkit.repository.packs import DATA_MAGIC, HEADER_SIZE, TRAILER
 from drkit.repository.repository import CONFIG, Repository
 from drkit.repository.snapshot import Snapshot
 from drkit.repository.writer import RunWriter
-from drkit.storage import open_storage
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import (
@@ -38,8 +31,6 @@ from tests.support.repositories import (
     read_everything,
     write_snapshot,
 )
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
@@ -510,65 +501,3 @@ def test_a_backup_that_breaks_off_at_any_storage_call(breaks: Break, rng: random
     assert calls > 15
     # A listing may be left as soon as what was looked for is found: then its lost end goes unnoticed.
     assert failures >= calls - 1
-
-
-KILLED = """
-import os, random, signal, sys
-from pathlib import Path
-from drkit.repository import packs, writer
-from drkit.repository.identity import parse_identity
-from drkit.repository.repository import Repository
-from drkit.storage import open_storage
-from tests.support.faulty_storage import FaultyStorage
-from tests.support.repositories import random_content, write_snapshot
-
-packs.PACK_SIZE, writer.MAX_ENTRIES = 200_000, 8
-directory, call, seed = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-identity = parse_identity(sys.stdin.read(), source="stdin")
-
-def on_call(made):
-    if made.number == call:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-storage = FaultyStorage(open_storage(directory), on_call=on_call)
-content = {"v": random_content(random.Random(seed))}
-write_snapshot(Repository.open(storage, [identity]), [identity.recipient], "2", content)
-"""
-
-
-def run_killed(directory: Path, identity: Identity, call: int, seed: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(directory), str(call), seed],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        input=identity.secret_text(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
-
-
-def test_a_backup_killed_at_any_storage_call(tmp_path: Path, seed: int) -> None:
-    """SIGKILL, in a directory: nothing is cleaned up, and the next run gets along with what is left."""
-    base = tmp_path / "base"
-    repository, identity = create(open_storage(str(base), create=True))
-    old = {"v": random_content(random.Random(f"{seed} old"))}
-    new = {"v": random_content(random.Random(f"{seed} new"))}
-    write_snapshot(repository, [identity.recipient], "1", old)
-    for call in range(1, 100):
-        directory = tmp_path / str(call)
-        shutil.copytree(base, directory)
-        code = run_killed(directory, identity, call, f"{seed} new")
-        opened = Repository.open(open_storage(str(directory)), [identity])
-        found = read_everything(opened)
-        assert found in ({"1": old}, {"1": old, "2": new})
-        assert check_repository(opened).ok
-        write_snapshot(opened, [identity.recipient], "3", new)
-        assert read_everything(opened)["3"] == new
-        if code == 0:
-            break
-    print(f"N = {call - 1} storage calls, each the last of a process")
-    assert call > 12
-    assert found == {"1": old, "2": new}
