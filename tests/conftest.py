@@ -36,6 +36,7 @@ ENGINE_HOST = os.environ.get("DOCKER_HOST", "")
 ENGINE_ROOT = os.environ.get("DRKIT_ENGINE_ROOT", "")
 S3_SERVER = {name: os.environ.get(f"DRKIT_S3_{name.upper()}", "") for name in S3Server._fields}
 STDERR = pytest.StashKey[int]()
+ENGINE_GROUP = "engine"
 START_HINT = 'run scripts/test, or: scripts/engine start && eval "$(scripts/engine env)" && scripts/test-images'
 S3_HINT = 'run scripts/test, or: scripts/s3 start && eval "$(scripts/s3 env)"'
 
@@ -48,7 +49,10 @@ NO_ENGINE = "unix:///nonexistent/this-test-asked-for-no-engine"
 def scrub_environment() -> None:
     for name in [name for name in os.environ if name.startswith(LEAKING_PREFIXES)]:
         del os.environ[name]
-    os.environ["DRKIT_TEST_SEED"] = str(SEED)  # for the processes among which pytest-xdist deals the tests out
+    # For the processes among which pytest-xdist deals the tests out, and for the scripts under test; drkit reads none.
+    os.environ["DRKIT_TEST_SEED"] = str(SEED)
+    os.environ["DRKIT_ENGINE_ROOT"] = ENGINE_ROOT
+    os.environ |= {f"DRKIT_S3_{name.upper()}": value for name, value in S3_SERVER.items()}
     os.environ["DOCKER_HOST"] = ENGINE_HOST if ENGINE_ROOT else NO_ENGINE
     os.environ["DOCKER_CONFIG"] = "/nonexistent"  # contexts and credentials of whoever runs the tests
     os.environ["TZ"] = "NPT-05:45"  # nowhere near UTC, and no whole hour: a naive local time shows
@@ -101,14 +105,17 @@ def pytest_report_header() -> list[str]:
     ]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the engine or the S3 server is marked so, by itself: `-m "not engine and not s3"` needs neither."""
-    for item in items:
-        if "engine_url" in getattr(item, "fixturenames", ()):
-            item.add_marker("engine")
-        if "s3_server" in getattr(item, "fixturenames", ()) or "radosgw" in item.name:
-            item.add_marker("s3")
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Whatever uses the engine or the S3 server is marked so, by itself: `-m "not engine and not s3"` needs neither.
+
+    Tests look at all that is in the engine, so pytest-xdist gives them to one process, one after the other.
+    """
+    if "engine_url" in getattr(item, "fixturenames", ()):
+        item.add_marker("engine")
+    if item.get_closest_marker("engine"):
+        item.add_marker(pytest.mark.xdist_group(ENGINE_GROUP))
+    if "s3_server" in getattr(item, "fixturenames", ()) or "radosgw" in item.name:
+        item.add_marker("s3")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -130,7 +137,7 @@ def seed() -> int:
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers that depend on the seed and the test's name, not on what ran before."""
     print(f"seed: {SEED}")  # shown with a failure, however far above the header is
-    return random.Random(f"{SEED} {request.node.nodeid}")
+    return random.Random(f"{SEED} {request.node.nodeid.removesuffix(f'@{ENGINE_GROUP}')}")
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------

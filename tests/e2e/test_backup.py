@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -285,8 +286,10 @@ def test_files_that_vanish_are_listed(lab: Lab, slow_volume: Volume) -> None:
     lab.init(slow_volume)
     process = lab.start("backup", "--policy", lab.policy, "--json")
     lab.wait_for_tar(process)
+    process.send_signal(signal.SIGSTOP)  # tar stands still behind a full pipe
     for path in gone:
         (slow_volume.files / path).unlink()
+    process.send_signal(signal.SIGCONT)
     result = finish(process)
 
     assert result.code == 0, result

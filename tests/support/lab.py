@@ -11,7 +11,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,19 +202,18 @@ class Lab:
     def wait_for_tar(self, process: subprocess.Popen[str], seconds: float = 30) -> str:
         """Wait until a helper's scan is over and its tar runs; the container's id."""
         deadline = time.monotonic() + seconds
+        pids: dict[str, int] = {}  # known ones are looked at first: tar may not run for long
         while time.monotonic() < deadline:
             assert process.poll() is None, f"drkit ended before its helper ran tar: {process.communicate()}"
-            for box in self.helpers():
-                if self._program(box) == "tar":
-                    return box
+            for box, pid in pids.items():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    if Path(f"/proc/{pid}/comm").read_text().strip() == "tar":
+                        return box
+            for box in set(self.helpers()) - pids.keys():
+                with suppress(docker.errors.NotFound):
+                    if pid := self.api.inspect_container(box)["State"]["Pid"]:
+                        pids[box] = pid
         raise AssertionError("no helper came to run tar")
-
-    def _program(self, box: str) -> str:
-        try:
-            pid = self.api.inspect_container(box)["State"]["Pid"]
-            return Path(f"/proc/{pid}/comm").read_text().strip() if pid else ""
-        except (docker.errors.NotFound, FileNotFoundError, ProcessLookupError):
-            return ""
 
     def wait_for_no_helper(self, seconds: float = 15) -> None:
         deadline = time.monotonic() + seconds
