@@ -37,7 +37,7 @@ OWNERS = {
     "boto3": "drkit.storage.s3",
     "cryptography": "drkit.repository.sealing",
     "docker": "drkit.engine.client",
-    "fastcdc": "drkit.repository.chunker",
+    "pyfastcdc": "drkit.repository.chunker",
     "msgpack": "drkit.repository.tree",
     "pathspec": "drkit.pipeline.select",
     "pydantic": "drkit.policy.schema",
@@ -53,7 +53,7 @@ OWNERS = {
 PART_OF = {"botocore": "boto3", "pydantic_core": "pydantic", "urllib3": "requests"}
 
 # Parts that must not be loaded to print a help text: they take longer than everything else together.
-HEAVY = {"boto3", "botocore", "cryptography", "docker", "fastcdc", "pydantic", "pyrage", "requests", "zstandard"}
+HEAVY = {"boto3", "botocore", "cryptography", "docker", "pydantic", "pyfastcdc", "pyrage", "requests", "zstandard"}
 
 # Modules over 400 lines, each with the reason why two would be worse.
 LONG: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""The helper image: GNU tar, GNU find, a shell and sync, made once and pinned by its id.
+"""The helper image: GNU tar, GNU find, a shell, sync and sleep, made once and pinned by its id.
 
 From an Alpine image and its packages when a registry answers; else from this host's own programs and the libraries they
 need, which works offline. Or a stock image by the policy's wish, with what its BusyBox can keep.
@@ -26,7 +26,7 @@ Source = Literal["alpine", "host", "stock", "repository"]
 LABEL_IMAGE = "drkit.helper.image"
 LABEL_SOURCE = "drkit.helper.source"
 LABEL_TAR = "drkit.helper.tar"
-_RECIPE = "1"  # the value of LABEL_IMAGE: an image made by another recipe is not used again
+_RECIPE = "2"  # the value of LABEL_IMAGE: an image made by another recipe is not used again
 _PREFERENCE = ("alpine", "host")
 
 REPOSITORY = "drkit-helper"

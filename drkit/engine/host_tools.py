@@ -1,4 +1,4 @@
-"""This host's own GNU tar, GNU find, shell and sync, packed with their libraries into an image archive.
+"""This host's own GNU tar, GNU find, shell, sync and sleep, packed with their libraries into an image archive.
 
 Nothing but reading files and `ldd`: no network, no engine, no build. The archive depends on the files' content alone,
 so hosts with the same packages make images with the same id.
@@ -30,6 +30,7 @@ _TOOLS = {
     "/bin/find": ("find", "gfind"),
     "/bin/sh": ("dash", "bash", "sh"),
     "/bin/sync": ("sync",),
+    "/bin/sleep": ("sleep",),
 }
 _TOOL_PATH = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin:/run/current-system/sw/bin"
 _ENVIRONMENT = {"PATH": _TOOL_PATH, "LC_ALL": "C"}

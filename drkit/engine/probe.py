@@ -55,7 +55,7 @@ def probe_helper(
         with volumes.start_capture(
             engine, helper, volume, run_id=run_id, trusted_xattrs=True, transport=transport
         ) as process:
-            scan = _read_scan(process)
+            scan = _read_scan(process, volumes.RECORD_END if helper.full else volumes.STOCK_RECORD_END)
             process.write(b"".join(path + b"\0" for path in sorted(_paths(helper, scan))))
             process.close_stdin()
             kept = _read_all(process)
@@ -138,21 +138,21 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
     return str(length).encode() + rest
 
 
-def _read_scan(process: HelperProcess) -> list[bytes]:
+def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
     output = bytearray()
     buffer = memoryview(bytearray(1 << 16))
-    while not (output.endswith(b"\0") and output.rpartition(b"\0end ")[2].rstrip(b"\0").isdigit()):
+    while not (output.endswith(end) and output.rpartition(b"\0end ")[2].removesuffix(end).isdigit()):
         count = process.readinto(buffer)
         if not count:
             raise DrkitError(f"helper: its scan ended early ({process.finish().describe()})")
         output += buffer[:count]
-    return bytes(output).split(b"\0")[:-2]
+    return bytes(output).split(end)[:-2]
 
 
 def _paths(helper: Helper, scan: list[bytes]) -> list[bytes]:
     if not helper.full:
         return scan
-    names = [record.split(b" ", 10)[10] for record in scan]
+    names = [record.partition(b"\0")[0] for record in scan]
     return [b"./" + name if name else b"." for name in names]
 
 

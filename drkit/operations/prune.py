@@ -13,10 +13,11 @@ from drkit.operations.kept import still_kept
 from drkit.policy import Policy
 from drkit.repository.condemn import Condemned, find_condemned
 from drkit.repository.locks import renew_locks
+from drkit.repository.names import new_run_id
 from drkit.repository.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
 from drkit.repository.sealing import random_bytes
-from drkit.repository.snapshot import Snapshot, new_run_id
+from drkit.repository.snapshot import Snapshot
 from drkit.storage import keep_reserve, released_reserve
 
 MAX_REPACK = 4 << 30

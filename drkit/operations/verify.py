@@ -140,9 +140,14 @@ def _digests(
     """Yield members with the digest that their stored bytes have. Raises IntegrityError when they cannot be read."""
     selected = (Selected(member, member.path, member.leader) for member in members())
     stream = MemberStream(watched(iterator_readinto(raw_stream(reader, selected)), progress), repository.meta.member)
+    expected = iter(members())
     try:
-        yield from zip(members(), (item.digest for item in stream), strict=False)
+        for item in stream:  # to its end, whatever comes of it: only then it says whether that was one
+            member = next(expected, None)
+            if member is None:
+                break
+            yield member, item.digest
     except CaptureFailed as error:
         raise IntegrityError(f"a tree's members do not make up a tar stream: {error.message}") from None
-    if not stream.ended:
+    if not stream.ended or next(expected, None) is not None:
         raise IntegrityError("a tree's members do not make up a tar stream", hint="Run drkit check.")

@@ -303,13 +303,13 @@ def _member(item: StreamMember, entry: Entry, *, settled: bool) -> Member:
 
 
 def _is_settled(stat: bytes, before: float) -> bool:
-    fields = stat.split(b" ")
-    return int(fields[5].partition(b".")[0]) < before and int(fields[6].partition(b".")[0]) < before
+    _, _, _, _, _, mtime, ctime, _ = stat.split(b" ", 7)
+    return float(mtime) < before and float(ctime) < before
 
 
 def _content_size(member: Member) -> int:
     """Apparent size in bytes; a file with several hard links counts once."""
-    return int(member.stat.split(b" ", 5)[4]) if member.stat[:1] == b"f" and not member.leader else 0
+    return int(member.stat.split(b" ", 5)[4]) if member.stat.startswith(b"f") and not member.leader else 0
 
 
 _TYPES = {ord("0"): b"f", 0: b"f", ord("7"): b"f", ord("1"): b"f", ord("2"): b"l", ord("3"): b"c", ord("4"): b"b"}

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from drkit.engine.volumes import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
 from drkit.pipeline.select import Patterns
 from drkit.repository.names import display_path
 
 _READ_SIZE = 1024 * 1024
-_FIELDS = 10
-"""Blanks before the path: device, type, mode, uid, gid, size, mtime, ctime, inode and links stand there."""
 
 
 class Entry(NamedTuple):
@@ -25,7 +24,10 @@ class Entry(NamedTuple):
 
 @dataclass
 class Scan:
-    """The paths to capture in bytewise order, as raw records: entries are made as they are asked for."""
+    """The paths to capture in bytewise order, as raw records: entries are made as they are asked for.
+
+    A full record is `path NUL stat NUL device`, a stock one `./path`: records have the order of their paths.
+    """
 
     records: list[bytes]
     full: bool
@@ -41,21 +43,11 @@ class Scan:
 
 
 def _full_entry(record: bytes) -> Entry:
-    parts = record.split(b" ", _FIELDS)
-    device, path = parts[0], parts[_FIELDS]
-    return Entry(path, record[len(device) + 1 : len(record) - len(path) - 1], device)
+    return Entry(*record.split(b"\0"))
 
 
 def _stock_entry(record: bytes) -> Entry:
     return Entry(record[2:], b"", b"")
-
-
-def _full_path(record: bytes) -> bytes:
-    return record.split(b" ", _FIELDS)[_FIELDS]
-
-
-def _stock_path(record: bytes) -> bytes:
-    return record[2:]
 
 
 def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, full: bool) -> Scan:
@@ -63,16 +55,16 @@ def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, full:
 
     Raises CaptureFailed when the scan ends without its end record, or find reported a failure that names no path.
     """
-    records = _read_records(readinto)
+    records = _read_records(readinto, RECORD_END if full else STOCK_RECORD_END)
     end = records.pop()
     if not end.startswith(b"end "):
         raise CaptureFailed("the scan of the volume ended before its end", hint="Run drkit backup again.")
     if end != b"end 0" and not records:
         raise CaptureFailed(f"find failed with status {end[4:].decode()}", hint="Run drkit helper probe.")
-    if full and any(record.count(b" ") < _FIELDS for record in records):
+    if full and any(record.count(b"\0") != 2 for record in records):
         raise CaptureFailed("the scan of the volume is garbled", hint="Run drkit helper probe.")
     scan = Scan(records, full, complete=end == b"end 0")
-    records.sort(key=_full_path if full else _stock_path)
+    records.sort()
     if full:
         _drop_sockets(scan)
     if exclude:
@@ -82,7 +74,7 @@ def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, full:
     return scan
 
 
-def _read_records(readinto: Callable[[memoryview], int]) -> list[bytes]:
+def _read_records(readinto: Callable[[memoryview], int], end: bytes) -> list[bytes]:
     records: list[bytes] = []
     buffer = memoryview(bytearray(_READ_SIZE))
     rest = b""
@@ -90,11 +82,11 @@ def _read_records(readinto: Callable[[memoryview], int]) -> list[bytes]:
         count = readinto(buffer)
         if not count:
             return [*records, b""]  # `rest` is a record that was cut
-        pieces = (rest + buffer[:count]).split(b"\0")
+        pieces = (rest + buffer[:count]).split(end)
         rest = pieces.pop()
         records += pieces
         # Nothing follows the end record until the list of members is sent.
-        if not rest and records and records[-1].startswith(b"end "):
+        if not rest and records and records[-1].startswith(b"end ") and b"\0" not in records[-1]:
             return records
 
 
@@ -107,10 +99,7 @@ def _without(scan: Scan, exclude: Patterns) -> Iterator[bytes]:
 
 
 def _drop_sockets(scan: Scan) -> None:
-    kept = []
-    for record, entry in zip(scan.records, scan, strict=True):
-        if entry.stat[:1] == b"s":
-            scan.sockets.append(display_path(entry.path))
-        else:
-            kept.append(record)
-    scan.records = kept
+    sockets = [record for record in scan.records if b"\0s " in record]  # no path holds a NUL
+    if sockets:
+        scan.sockets = [display_path(_full_entry(record).path) for record in sockets]
+        scan.records = sorted(set(scan.records).difference(sockets))

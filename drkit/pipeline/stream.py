@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from drkit.errors import CaptureFailed
@@ -67,6 +68,7 @@ class MemberStream:
         self._chunks: deque[_Chunk] = deque()
         self._waiting: deque[StreamMember] = deque()
         self._partial: tuple[Frame, Hasher, bytes] | None = None
+        self._hashing: Future[object] | None = None
         self.bytes_read = 0
 
     @property
@@ -75,22 +77,29 @@ class MemberStream:
 
     def __iter__(self) -> Iterator[StreamMember]:
         final = False
-        while not final:
-            seen = self._filled
-            final = self._fill()
-            self._digest(seen)
-            if self._put_chunk is not None:
-                self._cut(self._put_chunk, final)
-            yield from self._complete()
-            self._slide()
+        with ThreadPoolExecutor(1, thread_name_prefix="drkit-digest") as beside:
+            while not final:
+                seen = self._filled
+                final = self._fill()
+                self._digest(seen, beside)
+                if self._put_chunk is not None:
+                    self._cut(self._put_chunk, final)
+                if self._hashing is not None:
+                    self._hashing.result()
+                    self._hashing = None
+                yield from self._complete()
+                self._slide()
 
     def _fill(self) -> bool:
+        """Read more; whether that was all. To cut chunks a full buffer, else what there is: more comes meanwhile."""
         while self._filled < BUFFER_SIZE:
             count = self._readinto(self._buffer[self._filled :])
             if not count:
                 return True
             self._filled += count
             self.bytes_read += count
+            if self._put_chunk is None:
+                break
         return False
 
     def _cut(self, put_chunk: PutChunk, final: bool) -> None:
@@ -106,15 +115,16 @@ class MemberStream:
             self._chunked += length
             start += length
 
-    def _digest(self, seen: int) -> None:
-        """Digest what has arrived since `filled` was `seen`."""
+    def _digest(self, seen: int, beside: Executor) -> None:
+        """Digest what has arrived since `filled` was `seen`; the start of a member that goes on `beside` the chunks."""
         base, view = self._base, self._buffer[: self._filled]
         end = base + self._filled
         if self._partial is not None:
             frame, hasher, headers = self._partial
-            hasher.update(view[seen : min(frame.end - base, self._filled)])
             if frame.end > end:
+                self._update(hasher, view[seen:], beside)
                 return
+            hasher.update(view[seen : frame.end - base])
             self._waiting.append(StreamMember(frame, hasher.digest(), headers=headers))
             self._partial = None
         for frame in self._framer.frames(view, base):
@@ -127,8 +137,14 @@ class MemberStream:
                 self._waiting.append(StreamMember(frame, digest, headers=headers))
             else:
                 hasher = keyed_hasher(self._member_key)
-                hasher.update(view[start - base :])
+                self._update(hasher, view[start - base :], beside)
                 self._partial = (frame, hasher, headers)
+
+    def _update(self, hasher: Hasher, data: memoryview, beside: Executor) -> None:
+        if self._put_chunk is None:
+            hasher.update(data)
+        else:
+            self._hashing = beside.submit(hasher.update, data)
 
     def _complete(self) -> Iterator[StreamMember]:
         """Yield the members that lie whole in what is chunked."""
@@ -138,7 +154,7 @@ class MemberStream:
             return
         while self._waiting and self._waiting[0].frame.end <= self._chunked:
             item = self._waiting.popleft()
-            yield item._replace(extents=self._extents(item.frame))
+            yield StreamMember(item.frame, item.digest, self._extents(item.frame), item.headers)
 
     def _extents(self, frame: Frame) -> bytes:
         chunks = self._chunks
@@ -163,7 +179,7 @@ class MemberStream:
         kept = end - keep
         if kept == BUFFER_SIZE:
             raise CaptureFailed("a tar header does not fit the read buffer")
-        self._buffer[:kept] = bytes(self._buffer[self._filled - kept : self._filled])
+        self._buffer[:kept] = self._buffer[self._filled - kept : self._filled]  # they may overlap
         self._base, self._filled = keep, kept
 
 

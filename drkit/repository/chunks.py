@@ -58,7 +58,7 @@ class ChunkSealer:
             )
         return sealed
 
-    def open(self, chunk_id: bytes, sealed: bytes | bytearray, key_id: bytes, size: int) -> bytes:
+    def open(self, chunk_id: bytes, sealed: bytes | bytearray | memoryview, key_id: bytes, size: int) -> bytes:
         """Return the chunk. Raises IntegrityError when the bytes are not what was sealed under this name and key."""
         if not 0 < size <= MAX_CHUNK_SIZE:
             raise IntegrityError(f"chunk {chunk_id.hex()} declares {size} bytes")

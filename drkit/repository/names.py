@@ -1,6 +1,13 @@
-"""How to show what a file name holds."""
+"""Names: of runs, and of files as they may be shown."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def new_run_id(now: datetime, random: bytes) -> str:
+    """Return a run id that sorts by time and never recurs; `random` is at least 4 bytes."""
+    return f"{now.astimezone(UTC):%Y%m%dt%H%M%Sz}-{random.hex()}".lower()
 
 
 def display_path(path: bytes) -> str:

@@ -160,11 +160,11 @@ class ChunkReader:
 
     def _fetch(self, parts: list[_Part]) -> None:
         """Fetch neighbours by one request. Where that fails each is fetched alone, to fail for itself or not."""
-        body, start = b"", parts[0].location.offset
+        body, start = memoryview(b""), parts[0].location.offset
         if len(parts) > 1:
             size = parts[-1].location.offset + parts[-1].location.sealed_size - start
             with suppress(DrkitError):
-                body = self._repository.storage.get(pack_key(parts[0].location.pack_id), start, size)
+                body = memoryview(self._repository.storage.get(pack_key(parts[0].location.pack_id), start, size))
         for part in parts:
             offset = part.location.offset - start
             try:
@@ -172,7 +172,7 @@ class ChunkReader:
             except BaseException as error:  # noqa: BLE001 raised again to who waits for the chunk
                 part.chunk.set_exception(error)
 
-    def _open(self, part: _Part, sealed: bytes) -> bytes:
+    def _open(self, part: _Part, sealed: bytes | memoryview) -> bytes:
         """Return the chunk, of sealed bytes that are fetched here if they are not there yet."""
         chunk_id, location, _ = part
         try:

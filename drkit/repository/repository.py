@@ -10,7 +10,7 @@ from typing import Any
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, ObjectNotFound, RepositoryNotFound
 from drkit.repository import keys
-from drkit.repository.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
+from drkit.repository.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.chunks import ChunkSealer
 from drkit.repository.digest import keyed_digest
 from drkit.repository.identity import Identity
@@ -41,7 +41,7 @@ class Config:
 
 def _chunker_fields(parameters: ChunkerParameters) -> dict[str, Any]:
     return {
-        "algorithm": "fastcdc",
+        "algorithm": ALGORITHM,
         "minimum": parameters.minimum,
         "average": parameters.average,
         "maximum": parameters.maximum,

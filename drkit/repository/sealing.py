@@ -40,7 +40,7 @@ class Cipher:
         self._aead.encrypt_into(nonce, plain, associated, memoryview(sealed)[NONCE_SIZE:])
         return sealed
 
-    def open(self, sealed: bytes | bytearray, associated: bytes) -> bytes:
+    def open(self, sealed: bytes | bytearray | memoryview, associated: bytes) -> bytes:
         """Return the plaintext. Raises IntegrityError when key, bytes or associated data are not those of `seal`."""
         if len(sealed) < OVERHEAD:
             raise IntegrityError(f"sealed data of {len(sealed)} bytes is too short")

@@ -119,11 +119,6 @@ def stored_trees(snapshot: Snapshot) -> Iterable[Target]:
         yield Target("image", "drkit helper", tree=snapshot.helper["tree"])
 
 
-def new_run_id(now: datetime, random: bytes) -> str:
-    """Return a run id that sorts by time and never recurs; `random` is at least 4 bytes."""
-    return f"{now.astimezone(UTC):%Y%m%dt%H%M%Sz}-{random.hex()}".lower()
-
-
 def copied(snapshot: Snapshot, random: bytes) -> Snapshot:
     """Return the record of a copy: a run of its own, whose id sorts like that of the original."""
     run_id = f"{snapshot.original.partition('-')[0]}-{random.hex()}"

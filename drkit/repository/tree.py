@@ -57,7 +57,7 @@ class Member(NamedTuple):
 
 
 def encode_member(member: Member) -> bytes:
-    packed: bytes = msgpack.packb(tuple(member), use_bin_type=True)
+    packed: bytes = msgpack.packb(member, use_bin_type=True)
     return packed
 
 

@@ -64,16 +64,16 @@ def read_all(process: HelperProcess) -> bytes:
 def read_scan(process: HelperProcess) -> list[bytes]:
     output = bytearray()
     buffer = memoryview(bytearray(1 << 20))
-    while not output.endswith(b"\0end 0\0"):
+    while not output.endswith(b"\0end 0\0\0"):
         count = process.readinto(buffer)
         assert count, "the scan ended early"
         output += buffer[:count]
-    return bytes(output).split(b"\0")[:-2]
+    return bytes(output).split(b"\0\0")[:-2]
 
 
 def capture(engine: Engine, helper: Helper, volume: str, transport: Transport) -> bytes:
     with start_capture(engine, helper, volume, run_id="test", transport=transport) as process:
-        names = [record.split(b" ", 10)[10] for record in read_scan(process)]
+        names = [record.partition(b"\0")[0] for record in read_scan(process)]
         paths = sorted(b"./" + name if name else b"." for name in names)
         writer = threading.Thread(
             target=lambda: (process.write(b"".join(path + b"\0" for path in paths)), process.close_stdin())
@@ -342,7 +342,7 @@ def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: Helper, vo
         (data_of(engine, volume) / "made while it waited").touch()
         process.write(b"\n")
         scan, buffer = b"", memoryview(bytearray(1 << 16))
-        while not scan.endswith(b"\0end 0\0"):
+        while not scan.endswith(b"\0end 0\0\0"):
             scan += buffer[: process.readinto(buffer)]
         process.write(b"./made while it waited\0")
         process.close_stdin()
@@ -350,7 +350,7 @@ def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: Helper, vo
         while count := process.readinto(buffer):
             archive += buffer[:count]
         assert process.finish().code == 0
-    assert b" made while it waited\0" in scan
+    assert b"\0\0made while it waited\0" in scan
     assert b"./made while it waited" in archive
 
 
@@ -386,7 +386,7 @@ if moment == "scanning":
     process.readinto(buffer)
     die()
 scan = b""
-while not scan.endswith(b"\\0end 0\\0"):
+while not scan.endswith(b"\\0end 0\\0\\0"):
     scan += buffer[:process.readinto(buffer)]
 process.write(b"./large\\0")
 if moment == "listing":
@@ -442,7 +442,7 @@ def test_a_killed_helper_is_never_taken_for_a_capture(
         if moment == "scanning":
             process.readinto(memoryview(bytearray(1)))
         else:
-            names = [record.split(b" ", 10)[10] for record in read_scan(process)]
+            names = [record.partition(b"\0")[0] for record in read_scan(process)]
             process.write(b"./" + names[1] + b"\0")
         if moment == "streaming":
 

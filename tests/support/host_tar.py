@@ -22,7 +22,7 @@ from drkit.repository.writer import RunWriter
 def scan_output(root: Path) -> bytes:
     """The records that a helper's find prints, and the end record."""
     found = subprocess.run(["find", ".", "-printf", SCAN_FORMAT], cwd=root, check=True, capture_output=True)
-    return found.stdout + b"end 0\0"
+    return found.stdout + b"end 0\0\0"
 
 
 def scan_directory(root: Path, exclude: Sequence[str] = ()) -> Scan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Volume:
         return text.encode()
 
     def scan(self) -> Scan:
-        return Scan([b"42 %s %s" % (self.stat(path), path) for path in sorted(self.names)], full=True)
+        return Scan([b"%s\0%s\x0042" % (path, self.stat(path)) for path in sorted(self.names)], full=True)
 
 
 @dataclass
@@ -205,8 +206,15 @@ def check_tree(volume: Volume, tree: list[Member]) -> None:
         seen[member.path] = member
 
 
-def scan_of(*records: bytes) -> Scan:
-    return Scan([b"42 f 644 0 0 5 1.0 1.0 " + record for record in records], full=True)
+def scan_of(*entries: tuple[bytes, bytes], devices: Sequence[int] = ()) -> Scan:
+    """Each entry: path, then inode and links."""
+    return Scan(
+        [
+            b"%s\0f 644 0 0 5 1.0 1.0 %s\0%d" % (path, inode_and_links, device)
+            for (path, inode_and_links), device in zip(entries, devices or [42] * len(entries), strict=True)
+        ],
+        full=True,
+    )
 
 
 def member(
@@ -221,7 +229,7 @@ def flags(scan: Scan, previous: list[Member], sizes: dict[bytes, int] | None = N
 
 
 def test_members_are_matched_by_path_and_stat() -> None:
-    scan = scan_of(b"1 1 a", b"2 1 b", b"3 1 c", b"4 1 e")
+    scan = scan_of((b"a", b"1 1"), (b"b", b"2 1"), (b"c", b"3 1"), (b"e", b"4 1"))
     previous = [
         member(b"a", b"1 1"),
         member(b"b", b"9 1"),
@@ -247,24 +255,24 @@ def test_members_are_matched_by_path_and_stat() -> None:
     ],
 )
 def test_links_are_taken_over_together(previous: list[Member], expected: str) -> None:
-    assert flags(scan_of(b"1 2 a", b"1 2 b"), previous) == expected
+    assert flags(scan_of((b"a", b"1 2"), (b"b", b"1 2")), previous) == expected
 
 
 def test_links_on_two_devices_are_no_group() -> None:
-    scan = Scan([b"%d f 644 0 0 5 1.0 1.0 1 2 %s" % (device, path) for device, path in [(1, b"a"), (2, b"b")]], True)
+    scan = scan_of((b"a", b"1 2"), (b"b", b"1 2"), devices=(1, 2))
     assert flags(scan, [member(b"a", b"1 2"), member(b"b", b"1 2")]) == "RR"
 
 
 def test_a_chunk_that_is_half_live_is_kept() -> None:
     chunk = b"c" * 32
-    scan = scan_of(b"1 1 a")
+    scan = scan_of((b"a", b"1 1"))
     for live, expected in [(500, "R"), (499, "-")]:
         assert flags(scan, [member(b"a", b"1 1", extents=EXTENT.pack(chunk, 0, live))], {chunk: 1000}) == expected
 
 
 def test_a_chunk_that_may_not_be_used_is_not() -> None:
     extents = EXTENT.pack(b"c" * 32, 0, 5)
-    scan = scan_of(b"1 2 a", b"1 2 b", b"2 1 c")
+    scan = scan_of((b"a", b"1 2"), (b"b", b"1 2"), (b"c", b"2 1"))
     previous = [member(b"a", b"1 2", extents=extents), member(b"b", b"1 2", leader=b"a"), member(b"c", b"2 1")]
     assert flags(scan, previous, {}) == "--R"
 

@@ -255,7 +255,7 @@ def scan_of(output: bytes, *, full: bool = True, exclude: Sequence[str] = ()) ->
     return read_scan(iterator_readinto([output]), Patterns(exclude), full=full)
 
 
-ROOT = b"42 d 755 0 0 0 1.0 1.0 1 2 \0"
+ROOT = b"\0d 755 0 0 0 1.0 1.0 1 2\x0042\0\0"
 
 
 @pytest.mark.parametrize(
@@ -263,10 +263,12 @@ ROOT = b"42 d 755 0 0 0 1.0 1.0 1 2 \0"
     [
         (b"", "before its end"),
         (ROOT, "before its end"),
-        (b"end 1\0", "find failed with status 1"),
-        (b"end 0\0", "did not report its root"),
-        (ROOT.replace(b" \0", b" a\0") + b"end 0\0", "did not report its root"),
-        (ROOT + b"garbage\0end 0\0", "garbled"),
+        (ROOT + b"end 0\0", "before its end"),
+        (ROOT + b"end 0" + ROOT, "before its end"),  # a file of that name
+        (b"end 1\0\0", "find failed with status 1"),
+        (b"end 0\0\0", "did not report its root"),
+        (b"a" + ROOT + b"end 0\0\0", "did not report its root"),
+        (ROOT + b"garbage\0\0end 0\0\0", "garbled"),
     ],
 )
 def test_scans_that_cannot_be_used(output: bytes, message: str) -> None:
@@ -275,9 +277,21 @@ def test_scans_that_cannot_be_used(output: bytes, message: str) -> None:
 
 
 def test_find_met_something_unreadable() -> None:
-    scan = scan_of(ROOT + b"end 1\0")
+    scan = scan_of(ROOT + b"end 1\0\0")
     assert not scan.complete
     assert len(scan) == 1
+
+
+def test_a_scan_may_come_in_any_pieces(rng: random.Random) -> None:
+    paths = sorted([b"", b"end 0", b"a b", b"a\nend 0", b"a/s b", b"s"])
+    output = b"".join(path + ROOT for path in paths) + b"x" + ROOT.replace(b"d", b"s") + b"end 0\0\0"
+    for _ in range(200):
+        cuts = sorted(rng.choices(range(len(output)), k=rng.randrange(12)))
+        pieces = [output[start:end] for start, end in zip([0, *cuts], [*cuts, len(output)], strict=True)]
+        scan = read_scan(iterator_readinto(filter(None, pieces)), Patterns([]), full=True)
+        assert [entry.path for entry in scan] == paths
+        assert {(entry.stat, entry.device) for entry in scan} == {(b"d 755 0 0 0 1.0 1.0 1 2", b"42")}
+        assert scan.sockets == ["x"]
 
 
 def test_a_stock_scan_knows_paths_only() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from drkit.errors import IntegrityError
 from drkit.repository.chunker import TREE_CHUNKS
 from drkit.repository.digest import keyed_digest
-from drkit.repository.names import display_path
+from drkit.repository.names import display_path, new_run_id
 from drkit.repository.objects import ObjectSealer
 from drkit.repository.snapshot import (
     NAMES_KEPT,
@@ -30,7 +30,6 @@ from drkit.repository.snapshot import (
     format_time,
     get_snapshot,
     list_snapshots,
-    new_run_id,
     parse_time,
     tree_chunk_ids,
 )
