@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 from drkit import errors
-from drkit.cli.main import app
+from drkit.cli.main import build_app
 from drkit.policy import load_policy
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ def verbs() -> dict[str, Any]:
         else:
             yield words, command
 
-    return dict(walk(typer.main.get_command(app), ""))
+    return dict(walk(typer.main.get_command(build_app()), ""))
 
 
 VERBS = verbs()
@@ -48,6 +48,17 @@ def test_every_verb_and_every_option_has_a_help_text(verb: str) -> None:
     for parameter in command.params:
         if parameter.param_type_name == "option":
             assert parameter.help, f"{verb} {parameter.opts}"
+
+
+@pytest.mark.parametrize("word", sorted({verb.split()[0] for verb in VERBS}))
+def test_a_verb_is_built_alone_and_the_same(word: str) -> None:
+    alone = typer.main.get_command(build_app(word)).commands  # type: ignore[attr-defined]
+    assert list(alone) == [word]
+    for verb in VERBS:
+        if verb == word:
+            assert options(alone[word]) == options(VERBS[verb])
+        elif verb.startswith(f"{word} "):
+            assert options(alone[word].commands[verb.split()[1]]) == options(VERBS[verb])
 
 
 @pytest.mark.parametrize("verb", VERBS)

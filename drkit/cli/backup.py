@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -34,13 +35,12 @@ def backup(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Capture the policy's targets into one new snapshot."""
-    from drkit.operations.backup import backup as run
-    from drkit.operations.backup import backup_error, choose, plan_targets
-    from drkit.operations.copy import mirror_error
+    from drkit.operations.plan import choose, made_ready, plan_targets
+    from drkit.repository.names import new_run_id
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
+        planned = choose(plan_targets(session.required_policy, session.engine), target)
         if dry_run:
-            planned = choose(plan_targets(session.required_policy, session.engine), target)
             if json:
                 output.print_json({"targets": [asdict(entry) for entry in planned]})
             else:
@@ -48,23 +48,30 @@ def backup(
                 output.print_table(("KIND", "TARGET", "PLAN"), rows)
             return
         locks: list[int] = []
-        with progress_bar(shown=not (quiet or json)) as advance:
-            record = run(
-                session.required_policy,
-                session.access,
-                session.engine,
-                now=session.now,
-                names=target,
-                seen=session.seen,
-                accept_repository=accept_repository,
-                ask=session.ask_passphrase,
-                progress=lambda kind, name, count: advance(f"{kind} {name}", count),
-                renewed=locks.append,
-            )
+        run_id = new_run_id(session.now, os.urandom(4))
+        with made_ready(session.required_policy, session.engine, planned, run_id=run_id) as ready:
+            # Only now, while the first helper starts: it takes a fifth of a second.
+            from drkit.operations.backup import backup as run
+            from drkit.operations.backup import backup_error
+            from drkit.operations.copy import mirror_error
+
+            with progress_bar(shown=not (quiet or json)) as advance:
+                record = run(
+                    session.required_policy,
+                    session.access,
+                    session.engine,
+                    ready,
+                    now=session.now,
+                    seen=session.seen,
+                    accept_repository=accept_repository,
+                    ask=session.ask_passphrase,
+                    progress=lambda kind, name, count: advance(f"{kind} {name}", count),
+                    renewed=locks.append,
+                )
         if not (json or quiet):
             _print(record)
             if sum(locks):
-                output.print_line(f"renewed the locks of {sum(locks)} objects")
+                output.print_line(f"renewed the locks of {output.counted(sum(locks), 'object')}")
         mirrored = _mirror(session, record, shown=not (quiet or json))
         if json:
             output.print_json(
@@ -93,7 +100,7 @@ def _mirror(session: Session, record: Snapshot, *, shown: bool) -> Mirrored | No
             progress=lambda count: advance("copy", count),
         )
     if shown and mirrored.copies:
-        output.print_line(f"copied {len(mirrored.copies.copied)} snapshots to {mirrored.url}")
+        output.print_line(f"copied {output.counted(len(mirrored.copies.copied), 'snapshot')} to {mirrored.url}")
     return mirrored
 
 

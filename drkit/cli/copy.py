@@ -70,6 +70,6 @@ def _print(done: Copies) -> None:
     if rows:
         output.print_table(("SNAPSHOT", "COPY", "SENT"), rows, right=frozenset({2}))
     output.print_line(
-        f"copied {len(done.copied)} snapshots to {done.url}, {output.size_text(done.bytes)} sent; "
-        f"{len(done.skipped)} were there"
+        f"copied {output.counted(len(done.copied), 'snapshot')} to {done.url}, {output.size_text(done.bytes)} sent; "
+        f"there already: {len(done.skipped)}"
     )

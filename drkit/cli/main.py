@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from drkit import __version__
-from drkit.cli import backup, browse, copy, doctor, helper, key, output, policy, prune, repository, restore
+from drkit.cli import output
 from drkit.errors import DrkitError, UsageError
 
 _STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -31,35 +32,49 @@ class _Stopped(SystemExit):
         return _STOPPED[self.signal]
 
 
-app = typer.Typer(
-    name="drkit",
-    help="Backup and proven disaster recovery for Docker hosts.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for verb in (
-    repository.init,
-    doctor.doctor,
-    backup.backup,
-    browse.snapshots,
-    browse.ls,
-    browse.find,
-    browse.diff,
-    restore.restore,
-    restore.export,
-    repository.check,
-    repository.verify,
-    copy.copy,
-    prune.prune,
-    prune.forget,
-):
-    app.command()(verb)
-app.add_typer(helper.app, name="helper")
-app.add_typer(key.app, name="key")
-app.add_typer(policy.app, name="policy")
-app.add_typer(prune.repair_app, name="repair")
+_VERBS = {
+    "init": "repository",
+    "doctor": "doctor",
+    "backup": "backup",
+    "snapshots": "browse",
+    "ls": "browse",
+    "find": "browse",
+    "diff": "browse",
+    "restore": "restore",
+    "export": "restore",
+    "check": "repository",
+    "verify": "repository",
+    "copy": "copy",
+    "prune": "prune",
+    "forget": "prune",
+}
+"""Each with the module of this package that has it as a function of that name."""
+_GROUPS = {"helper": "helper", "key": "key", "policy": "policy", "repair": "prune"}
+"""Verbs with verbs below them: the module's `app`."""
+
+
+def build_app(word: str | None = None) -> typer.Typer:
+    """Return the command line with the one verb `word`, or with all of them where it is none.
+
+    To load and describe all of them takes longer than an unchanged backup of a small volume.
+    """
+    app = typer.Typer(
+        name="drkit",
+        help="Backup and proven disaster recovery for Docker hosts.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_global)
+    every = word not in _VERBS and word not in _GROUPS
+    for verb, module in _VERBS.items():
+        if every or verb == word:
+            app.command(verb)(getattr(import_module(f"drkit.cli.{module}"), verb))
+    for group, module in _GROUPS.items():
+        if every or group == word:
+            app.add_typer(import_module(f"drkit.cli.{module}").app, name=group)
+    return app
 
 
 def _version(asked: bool) -> None:
@@ -68,7 +83,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _global(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
@@ -82,7 +96,8 @@ def main() -> NoReturn:
         signal.signal(number, _stop)
     output.set_up(json_log=False, quiet=False, verbose=False)
     try:
-        sys.exit(app(prog_name="drkit", standalone_mode=False))
+        word = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+        sys.exit(build_app(word)(prog_name="drkit", standalone_mode=False))
     except _WrongCommandLine as error:
         _wrong_command_line(error)
     except DrkitError as error:

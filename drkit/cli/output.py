@@ -76,6 +76,11 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
         print("  ".join(cells).rstrip())
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: 1 pack, 2 packs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size_text(count: float) -> str:
     """Bytes as people read them: 1.4 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):

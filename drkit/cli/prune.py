@@ -137,27 +137,30 @@ def _print(pruned: Pruned) -> None:
     ]
     output.print_table(("SNAPSHOT", "PLAN", "WHY"), sorted(decisions))
     if pruned.others:
-        output.print_line(f"{pruned.others} snapshots of other hosts and policies stay")
+        output.print_line(f"other hosts and policies: {output.counted(pruned.others, 'snapshot')}, untouched")
     size = output.size_text
     stored = plan.survey.stored
     for what, packs in (
-        ("packs hold nothing that is needed", plan.dead),
-        ("packs are of runs that were cut short", plan.debris),
-        ("packs are mostly unneeded, what is needed moves", plan.moving),
-        ("packs are mostly unneeded and are left for the next prune", plan.postponed),
+        ("of which nothing is needed", plan.dead),
+        ("of runs that were cut short", plan.debris),
+        ("mostly unneeded, what is needed moves", plan.moving),
+        ("mostly unneeded, left for the next prune", plan.postponed),
     ):
         if packs:
-            output.print_line(f"{len(packs)} {what}: {size(sum(stored[pack] for pack in packs))}")
+            output.print_line(
+                f"{output.counted(len(packs), 'pack')} {what}: {size(sum(stored[pack] for pack in packs))}"
+            )
     if done is None:
         output.print_line(f"would give back {size(plan.bytes_freed)} of {size(plan.bytes_stored)}")
         return
     freed = size(max(0, done.bytes_deleted - done.bytes_stored))
     output.print_line(
-        f"forgot {len(done.forgotten)} snapshots, deleted {done.packs_deleted} packs, "
+        f"forgot {output.counted(len(done.forgotten), 'snapshot')}, "
+        f"deleted {output.counted(done.packs_deleted, 'pack')}, "
         f"moved {size(done.bytes_stored)}, gave back {freed} of {size(plan.bytes_stored)}"
     )
     if pruned.locks_renewed:
-        output.print_line(f"renewed the locks of {pruned.locks_renewed} objects")
+        output.print_line(f"renewed the locks of {output.counted(pruned.locks_renewed, 'object')}")
 
 
 def _tell_trouble(pruned: Pruned) -> None:
@@ -168,7 +171,7 @@ def _tell_trouble(pruned: Pruned) -> None:
         output.warn("the disk was full: only whole packs were dropped", hint="Run drkit prune again.")
     if done.denied:
         output.warn(
-            f"the storage refused to delete {len(done.denied)} objects, {done.denied[0]} among them",
+            f"the storage refused to delete {output.counted(len(done.denied), 'object')}, {done.denied[0]} among them",
             hint="Run drkit prune again once its retention lock has ended.",
         )
     if done.damaged:
@@ -198,15 +201,15 @@ def forget(
         elif not quiet:
             for run_id in done.snapshots:
                 output.print_line(f"forgot snapshot {run_id}")
-            output.print_line(f"{done.left} snapshots are left; drkit prune gives back the space")
+            output.print_line(f"left: {output.counted(done.left, 'snapshot')}; drkit prune gives back the space")
 
 
-repair_app = typer.Typer(
+app = typer.Typer(
     name="repair", help="Make anew what can be told from other objects. Never removes anything.", no_args_is_help=True
 )
 
 
-@repair_app.command("index")
+@app.command("index")
 def repair_index(
     policy: PolicyFile = None,
     repository: RepositoryUrl = None,
@@ -224,6 +227,8 @@ def repair_index(
             errors = [{"object": error.object_name, "problem": error.message} for error in done.damaged]
             output.print_json({"status": "ok", "packs": done.packs, "chunks": done.chunks, "errors": errors})
         elif not quiet:
-            output.print_line(f"listed {done.packs} packs with {done.chunks} chunks")
+            output.print_line(
+                f"listed {output.counted(done.packs, 'pack')} with {output.counted(done.chunks, 'chunk')}"
+            )
         for error in done.damaged:
             output.warn(error.message, hint="Run drkit check: it tells what this hits.")

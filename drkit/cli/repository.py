@@ -242,16 +242,16 @@ def _report(verb: str, report: Report, *, json: bool, seed: str | None = None) -
             for name in finding.files[:20]:
                 output.print_line(f"  hits {name}")
             if len(finding.files) > 20:
-                output.print_line(f"  hits {len(finding.files) - 20} more files")
+                output.print_line(f"  and {len(finding.files) - 20} more")
         for name, text in report.notes.items():
             output.print_line(f"note: {name}: {text}")
         output.print_line(
-            f"{verb}: {report.objects} objects, {output.size_text(report.bytes)} read, "
+            f"{verb}: {output.counted(report.objects, 'object')}, {output.size_text(report.bytes)} read, "
             f"{len(report.findings)} damaged" + ("" if report.findings else ": ok")
         )
     if not report.ok:
         error = IntegrityError(
-            f"{len(report.findings)} objects are damaged or missing",
+            f"damaged or missing: {output.counted(len(report.findings), 'object')}",
             hint="Restore them from a copy of the repository, or move them away: drkit backup then stores anew.",
         )
         output.fail(error)

@@ -136,7 +136,9 @@ def _print_plan(plan: RestorePlan, *, json: bool) -> None:
     if json:
         output.print_json(document)
         return
-    output.print_line(f"would restore {plan.files} files of snapshot {plan.snapshot.id} ({plan.snapshot.time})")
+    output.print_line(
+        f"would restore {output.counted(plan.files, 'file')} of snapshot {plan.snapshot.id} ({plan.snapshot.time})"
+    )
     output.print_line(f"into the new volume {plan.volume} (driver {plan.options.driver})")
 
 
@@ -159,7 +161,7 @@ def _print_restored(snapshot: str, kind: str, restored: Restored, *, json: bool,
         return
     phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in restored.phases.items())
     output.print_line(
-        f"restored {kind} {restored.name} from snapshot {snapshot}: {restored.files} files, "
+        f"restored {kind} {restored.name} from snapshot {snapshot}: {output.counted(restored.files, 'file')}, "
         f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), verified"
     )
 
@@ -204,7 +206,8 @@ def export(
             document = {"snapshot": record.id, "status": "ok", kind: name, "files": files, "bytes": size}
             output.print_json(document | {"output": output_file})
         else:
-            output.note(f"exported {kind} {name} of snapshot {record.id}: {files} files, {output.size_text(size)}")
+            counted = output.counted(files, "file")
+            output.note(f"exported {kind} {name} of snapshot {record.id}: {counted}, {output.size_text(size)}")
 
 
 def _export_file(session: Session, target: Any, path: Path, run: Any) -> tuple[int, int]:

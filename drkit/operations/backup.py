@@ -11,10 +11,8 @@ from functools import partial
 
 from drkit import __version__
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper, ensure_helper, helper_archive
+from drkit.engine.helper import Helper, helper_archive
 from drkit.engine.images import ImageIdentity, inspect_image, save_image
-from drkit.engine.process import HelperProcess
-from drkit.engine.volumes import match_volumes, start_capture
 from drkit.errors import (
     AccessDenied,
     CaptureFailed,
@@ -26,7 +24,6 @@ from drkit.errors import (
     RepositoryLocked,
     RepositoryNotFound,
     StorageUnavailable,
-    UsageError,
 )
 from drkit.operations.access import Access, open_repository, read_recipients
 from drkit.operations.find_snapshot import previous_target, readable_snapshots
@@ -35,16 +32,15 @@ from drkit.operations.host_state import SeenRepositories
 from drkit.operations.identities import AskPassphrase
 from drkit.operations.kept import still_kept
 from drkit.operations.keys import recipient_differences
+from drkit.operations.plan import Planned, Ready
 from drkit.pipeline.capture import Capture, can_take_over, capture_stream, capture_volume, take_over
 from drkit.pipeline.select import Patterns
-from drkit.pipeline.standby import StandBy
 from drkit.pipeline.stream import iterator_readinto
 from drkit.policy import Policy
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.sealing import random_bytes
-from drkit.repository.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, new_run_id, parse_time
+from drkit.repository.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, parse_time
 from drkit.repository.writer import RunWriter
 from drkit.storage import keep_reserve
 
@@ -73,57 +69,20 @@ TargetProgress = Callable[[str, str, int], None]
 """Told kind and name of a target, and bytes read of it since it was told last."""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A target as the policy and the engine name it. `problem`: why it cannot be captured at all."""
-
-    kind: str
-    name: str
-    exclude: tuple[str, ...] = ()
-    trusted_xattrs: bool = False
-    problem: str | None = None
-
-
-def plan_targets(policy: Policy, engine: Engine) -> list[Planned]:
-    """Resolve what the policy protects. A pattern that matches nothing is a target that fails, not a silent gap."""
-    planned: dict[tuple[str, str], Planned] = {}
-    for entry in sorted(policy.protect.volumes, key=lambda entry: entry.name is None):
-        names = [entry.name] if entry.name else match_volumes(engine, entry.match or "")
-        if not names:
-            planned["volume", str(entry.match)] = Planned("volume", str(entry.match), problem="no volume matches")
-        for name in names:
-            missing = None if engine.volume(name) else "there is no such volume"
-            found = Planned("volume", name, entry.exclude, entry.trusted_xattrs, missing)
-            planned.setdefault(("volume", name), found)
-    for image in policy.protect.images:
-        missing = None if engine.image(image.ref) else "there is no such image"
-        planned.setdefault(("image", image.ref), Planned("image", image.ref, problem=missing))
-    return list(planned.values())
-
-
-def choose(planned: Sequence[Planned], names: Sequence[str]) -> list[Planned]:
-    """Return the targets of these names, all without names. Raises UsageError for a name that is none of them."""
-    unknown = [name for name in names if name not in {target.name for target in planned}]
-    if unknown:
-        known = ", ".join(target.name for target in planned)
-        raise UsageError(f"the policy has no target {unknown[0]}", hint=f"Its targets are: {known}.")
-    return [target for target in planned if not names or target.name in names]
-
-
 def backup(
     policy: Policy,
     access: Access,
     engine: Engine,
+    ready: Ready,
     *,
     now: datetime,
-    names: Sequence[str] = (),
     seen: SeenRepositories,
     accept_repository: str | None = None,
     ask: AskPassphrase | None = None,
     progress: TargetProgress = lambda kind, name, count: None,
     renewed: Callable[[int], None] = lambda count: None,
 ) -> Snapshot:
-    """Capture the policy's targets and commit one snapshot of all that could be captured.
+    """Capture the targets that are `ready` and commit one snapshot of all that could be captured.
 
     A target that fails is in the snapshot as `failed`, with its error, and makes the snapshot `partial`. When all fail,
     nothing is committed and the returned record says `failed`. Errors of the repository end the run: raises whatever
@@ -137,33 +96,29 @@ def backup(
     seen.require_same(repository, accepted=accept_repository)
     for difference in recipient_differences(repository, recipients):
         log.warning("%s", difference, extra={"hint": "Run drkit key rewrap where the identity is."})
-    planned = choose(plan_targets(policy, engine), names)
-    run_id = new_run_id(now, random_bytes(4))
-    helper = None
-    if any(target.kind == "volume" and not target.problem for target in planned):
-        helper = ensure_helper(engine, policy.helper.image, run_id=run_id)
     keep_reserve(repository.storage)
     snapshots, damaged = readable_snapshots(repository)
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
     seen.tell_if_set_back(repository, listed)
-    record = Snapshot(run_id, format_time(now), host, policy.name, "ok", [], policy_text=policy.text, drkit=__version__)
+    record = Snapshot(
+        ready.run_id, format_time(now), host, policy.name, "ok", [], policy_text=policy.text, drkit=__version__
+    )
     with (
-        _standby(engine, helper, planned, run_id) as standby,
-        RunWriter(repository, run_id, recipients, host=host) as writer,
+        RunWriter(repository, ready.run_id, recipients, host=host) as writer,
         ChunkReader(repository) as reader,
     ):
         for error in writer.damage:
             log.warning("%s: what it lists is stored again; run drkit check", error.message)
-        run = _Run(repository, reader, writer, engine, helper, standby, now, progress)
-        for plan in planned:
+        run = _Run(repository, reader, writer, engine, ready, now, progress)
+        for plan in ready.targets:
             previous = previous_target(snapshots, host, policy.name, plan.kind, plan.name)
             record.targets.append(run.capture(plan, previous))
         failed = [target for target in record.targets if target.status == "failed"]
         record.status = "ok" if not failed else "failed" if len(failed) == len(record.targets) else "partial"
         if record.status != "failed":
-            if helper is not None:
-                record.helper = _store_helper(run, helper, snapshots)
+            if ready.helper is not None:
+                record.helper = _store_helper(run, ready.helper, snapshots)
             record.finished = format_time(now + timedelta(seconds=time.monotonic() - clock))
             writer.commit(record)
             listed.append(record.id)
@@ -183,26 +138,13 @@ def _renew_locks(
         raise
 
 
-def _standby(engine: Engine, helper: Helper | None, planned: Sequence[Planned], run_id: str) -> StandBy:
-    """The helpers of all volumes that are there, in the order in which they are captured."""
-    volumes = {target.name: target for target in planned if target.kind == "volume" and not target.problem}
-
-    def start(name: str) -> HelperProcess:
-        assert helper is not None  # made when a volume was planned
-        trusted = volumes[name].trusted_xattrs
-        return start_capture(engine, helper, name, run_id=run_id, trusted_xattrs=trusted, held=True)
-
-    return StandBy(start, list(volumes))
-
-
 @dataclass(frozen=True)
 class _Run:
     repository: Repository
     reader: ChunkReader
     writer: RunWriter
     engine: Engine
-    helper: Helper | None
-    standby: StandBy
+    ready: Ready
     now: datetime
     progress: TargetProgress
 
@@ -246,11 +188,12 @@ class _Run:
             key: document.get(key) for key in ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")
         }
         target.lost = [] if plan.trusted_xattrs else [TRUSTED_LOSS]
-        assert self.helper is not None  # made when a volume was planned
-        if not self.helper.full:
+        helper = self.ready.helper
+        assert helper is not None  # made when a volume was planned
+        if not helper.full:
             target.lost = list(STOCK_LOSSES)
-        start = partial(self.standby.take, plan.name)
-        capture_volume(self.shared(target), self.helper, start, target, Patterns(plan.exclude), previous)
+        start = partial(self.ready.standby.take, plan.name)
+        capture_volume(self.shared(target), helper, start, target, Patterns(plan.exclude), previous)
 
     def _image(self, plan: Planned, target: Target, previous: Target | None) -> None:
         image = inspect_image(self.engine, plan.name)

@@ -168,7 +168,7 @@ def test_bad_places(lab: Lab, tmp_path: Path, rng: random.Random) -> None:
     assert "was not found" in lab.fails(1, "copy", "zzzz", "--to", str(place))
     done = lab.drkit("copy", "--to", str(place))
     assert done.code == 0
-    assert "copied 1 snapshots" in done.stdout
+    assert "copied 1 snapshot to" in done.stdout
     listing = lab.drkit("snapshots", "--repository", str(place))
     assert "COPY OF" in listing.stdout
     pruned = lab.json("prune", "--repository", str(place))
