@@ -45,7 +45,11 @@ class Job:
         return self.bucket.env if self.bucket else {}
 
     def stored_bytes(self) -> int:
-        return self.bucket.stored_bytes() if self.bucket else apparent_size(self.repository)
+        if self.bucket:
+            return self.bucket.stored_bytes()
+        # Less the empty blocks that drkit keeps for a prune of a full disk: 16 MiB, however large the repository.
+        reserve = sum(part.stat().st_size for part in self.repository.glob("tmp/reserve-*"))
+        return apparent_size(self.repository) - reserve
 
 
 class Tool:
