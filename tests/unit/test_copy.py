@@ -385,6 +385,8 @@ def test_keys_added_later_come_with_the_next_copy(made: Made) -> None:
         key,
         [Holder(late.recipient)],
     )
+    again = {"v": made.contents[RUNS[0]]["v"]}  # so that the next copy needs the key
+    write_snapshot(made.open(), [made.identity.recipient], "20250401t000000z-dddddddd", again)
     copy_all(made.open(), made.mirror)
     assert wrap.key_id.hex() in read_custody(made.open(made.mirror)).opened_by(late.recipient)
 
