@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ class Lab:
         """Keys of the policy that put the repository elsewhere."""
         self.volumes_made: list[str] = []
         self.images_made: list[str] = []
+        self._started = 0.0
 
     # -- what is protected
 
@@ -138,6 +140,7 @@ class Lab:
     ) -> subprocess.Popen[str]:
         """Start drkit and do not wait. Nothing is added to the arguments."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self._started = time.time()
         return subprocess.Popen(
             [sys.executable, "-m", "drkit", *map(str, arguments)],
             cwd=self.directory,
@@ -200,9 +203,10 @@ class Lab:
         return [box["Id"] for box in self.api.containers(all=True, filters={"label": HELPER_LABEL})]
 
     def wait_for_tar(self, process: subprocess.Popen[str], seconds: float = 30) -> str:
-        """Wait until a helper's scan is over and its tar runs; the container's id."""
+        """Wait until a helper's scan is over and its tar runs; the container's id. `process` was started last."""
         deadline = time.monotonic() + seconds
-        pids: dict[str, int] = {}  # known ones are looked at first: tar may not run for long
+        # Known ones are looked at first: tar may not run for long. That of a process killed before may still be ending.
+        pids: dict[str, int] = {}
         while time.monotonic() < deadline:
             assert process.poll() is None, f"drkit ended before its helper ran tar: {process.communicate()}"
             for box, pid in pids.items():
@@ -211,8 +215,10 @@ class Lab:
                         return box
             for box in set(self.helpers()) - pids.keys():
                 with suppress(docker.errors.NotFound):
-                    if pid := self.api.inspect_container(box)["State"]["Pid"]:
-                        pids[box] = pid
+                    about = self.api.inspect_container(box)
+                    created = datetime.fromisoformat(f"{about['Created'][:26].rstrip('Z')}+00:00").timestamp()
+                    if about["State"]["Pid"] and created > self._started:
+                        pids[box] = about["State"]["Pid"]
         raise AssertionError("no helper came to run tar")
 
     def wait_for_no_helper(self, seconds: float = 15) -> None:
