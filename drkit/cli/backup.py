@@ -50,7 +50,7 @@ def backup(
         locks: list[int] = []
         run_id = new_run_id(session.now, os.urandom(4))
         with made_ready(session.required_policy, session.engine, planned, run_id=run_id) as ready:
-            # Only now, while the first helper starts: it takes a fifth of a second.
+            # Loaded only now, while the first helper starts.
             from drkit.operations.backup import backup as run
             from drkit.operations.backup import backup_error
             from drkit.operations.copy import mirror_error

@@ -1,6 +1,6 @@
 """What a backup captures, and the helpers for it, started ahead.
 
-It loads what engine and policy need and no more: a container takes as long to start as the rest of drkit to load.
+It loads what engine and policy need and no more: a container takes about as long to start as the rest to load.
 """
 
 from __future__ import annotations

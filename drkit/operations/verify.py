@@ -142,12 +142,14 @@ def _digests(
     stream = MemberStream(watched(iterator_readinto(raw_stream(reader, selected)), progress), repository.meta.member)
     expected = iter(members())
     try:
-        for item in stream:  # to its end, whatever comes of it: only then it says whether that was one
+        for item in stream:  # to its end: only then it says whether that was one
             member = next(expected, None)
             if member is None:
-                break
+                raise CaptureFailed("it holds more than they are")
             yield member, item.digest
+        if not stream.ended or next(expected, None) is not None:
+            raise CaptureFailed("it ends too early")
     except CaptureFailed as error:
-        raise IntegrityError(f"a tree's members do not make up a tar stream: {error.message}") from None
-    if not stream.ended or next(expected, None) is not None:
-        raise IntegrityError("a tree's members do not make up a tar stream", hint="Run drkit check.")
+        raise IntegrityError(
+            f"a tree's members do not make up a tar stream: {error.message}", hint="Run drkit check."
+        ) from None

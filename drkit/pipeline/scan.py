@@ -99,7 +99,7 @@ def _without(scan: Scan, exclude: Patterns) -> Iterator[bytes]:
 
 
 def _drop_sockets(scan: Scan) -> None:
-    sockets = [record for record in scan.records if b"\0s " in record]  # no path holds a NUL
-    if sockets:
-        scan.sockets = [display_path(_full_entry(record).path) for record in sockets]
-        scan.records = sorted(set(scan.records).difference(sockets))
+    is_socket = b"\0s "  # no path holds a NUL
+    scan.sockets = [display_path(_full_entry(record).path) for record in scan.records if is_socket in record]
+    if scan.sockets:
+        scan.records = [record for record in scan.records if is_socket not in record]

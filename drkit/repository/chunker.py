@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 ALGORITHM = "fastcdc-2020"
-"""FastCDC as its authors published it in 2020 (doi 10.1109/TPDS.2020.2984632) and as the Rust crate `fastcdc` cuts in
-its module v2020, normalized chunking at level 1: twice as fast as the first FastCDC, as measured here."""
+"""Xia et al., The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage Systems, IEEE TPDS 2020,
+as the Rust crate `fastcdc` cuts in its module v2020, normalized chunking at level 1. Measured at 1.9 times the speed of
+the first FastCDC; it also lets other threads run."""
 
 
 @dataclass(frozen=True)

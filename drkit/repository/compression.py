@@ -10,7 +10,7 @@ from drkit.errors import IntegrityError
 
 LEVEL = 1
 """Measured: 2 GB of database pages, logs and media become 0.5% larger than at level 2, 600 MB of small text files 2.4%,
-and the whole backup takes 9% and 7% less CPU time."""
+and drkit takes 9% and 7% less CPU time for a first backup."""
 _contexts = threading.local()
 
 
