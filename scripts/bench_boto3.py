@@ -9,7 +9,7 @@ for. Credentials come from the environment.
     bench_boto3.py ENDPOINT size BUCKET PREFIX         prints the bytes of all objects of the prefix
     bench_boto3.py ENDPOINT save BUCKET PREFIX DIR     copies every object into a file of an empty directory
     bench_boto3.py ENDPOINT put BUCKET PREFIX DIR      stores those files, each by one PUT
-    bench_boto3.py ENDPOINT get BUCKET PREFIX          reads every object, in ranges of a chunk's size
+    bench_boto3.py ENDPOINT get BUCKET PREFIX          reads every object, in ranges of drkit's size
     bench_boto3.py ENDPOINT empty BUCKET               deletes every object
     bench_boto3.py ENDPOINT delete BUCKET              deletes the bucket, which is empty
 
@@ -28,10 +28,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from drkit.storage.s3 import CONNECTIONS, PARALLEL_GETS, PARALLEL_PUTS
+from drkit.storage.s3 import CONNECTIONS, PARALLEL_GETS, PARALLEL_PUTS, REQUEST_SIZE
 
-RANGE = 1 << 20
-"""Bytes that one GET asks for: a chunk as it is before it is compressed. A restore asks for one chunk at a time too."""
 REGION = "us-east-1"
 
 
@@ -71,9 +69,9 @@ def put(client: Any, bucket: str, prefix: str, directory: Path) -> tuple[int, fl
 
 def get(client: Any, bucket: str, prefix: str) -> tuple[int, float]:
     ranges = [
-        (key, start, min(start + RANGE, size))
+        (key, start, min(start + REQUEST_SIZE, size))
         for key, size in objects(client, bucket, prefix)
-        for start in range(0, size, RANGE)
+        for start in range(0, size, REQUEST_SIZE)
     ]
 
     def receive(wanted: tuple[str, int, int]) -> int:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PREFIXES = ("snapshots/", "index/", "keys/recipients/")
 _BUSY_SECONDS = 5.0
+_FETCHES = 8
+"""Small objects asked for at once: what they take is the way there and back."""
 
 
 class CachedStorage(Storage):
@@ -66,7 +68,7 @@ class CachedStorage(Storage):
     def fetch_ahead(self, keys: Sequence[str]) -> None:
         known = self._copies.keys()
         wanted = [key for key in keys if key in self._listed and key not in known]
-        with ThreadPoolExecutor(self.parallel_gets, thread_name_prefix="drkit-fetch") as executor:
+        with ThreadPoolExecutor(_FETCHES, thread_name_prefix="drkit-fetch") as executor:
             for _ in executor.map(self._try_fetch, wanted):
                 pass
 
