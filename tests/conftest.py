@@ -2,7 +2,8 @@
 
 Engine tests run in the engine that `scripts/engine start` starts, and in no other: DOCKER_HOST and DRKIT_ENGINE_ROOT
 name it (`eval "$(scripts/engine env)"`), and the engine has to confirm that it is the one. Without it they fail. The
-same holds for the S3 server that `scripts/s3 start` starts and DRKIT_S3_* name.
+same holds for the S3 server that `scripts/s3 start` starts and DRKIT_S3_* name. scripts/test starts an engine for each
+of the processes among which pytest-xdist deals the tests out, and names them all in DRKIT_TEST_ENGINES, as URL=ROOT.
 """
 
 from __future__ import annotations
@@ -32,11 +33,21 @@ PROJECT = Path(__file__).resolve().parent.parent
 HANGS_SECONDS = 900
 
 SEED = int(os.environ.get("DRKIT_TEST_SEED") or random.SystemRandom().randrange(2**32))
-ENGINE_HOST = os.environ.get("DOCKER_HOST", "")
-ENGINE_ROOT = os.environ.get("DRKIT_ENGINE_ROOT", "")
+ENGINES = os.environ.get("DRKIT_TEST_ENGINES", "").split()
+
+
+def own_engine() -> tuple[str, str]:
+    """The URL and the root of this process's engine; empty without one."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    if ENGINES:
+        url, _, root = ENGINES[worker].partition("=") if worker < len(ENGINES) else ("", "", "")
+        return url, root
+    return os.environ.get("DOCKER_HOST", ""), os.environ.get("DRKIT_ENGINE_ROOT", "")
+
+
+ENGINE_HOST, ENGINE_ROOT = own_engine()
 S3_SERVER = {name: os.environ.get(f"DRKIT_S3_{name.upper()}", "") for name in S3Server._fields}
 STDERR = pytest.StashKey[int]()
-ENGINE_GROUP = "engine"
 START_HINT = 'run scripts/test, or: scripts/engine start && eval "$(scripts/engine env)" && scripts/test-images'
 S3_HINT = 'run scripts/test, or: scripts/s3 start && eval "$(scripts/s3 env)"'
 
@@ -51,6 +62,7 @@ def scrub_environment() -> None:
         del os.environ[name]
     # For the processes among which pytest-xdist deals the tests out, and for the scripts under test; drkit reads none.
     os.environ["DRKIT_TEST_SEED"] = str(SEED)
+    os.environ["DRKIT_TEST_ENGINES"] = " ".join(ENGINES)
     os.environ["DRKIT_ENGINE_ROOT"] = ENGINE_ROOT
     os.environ |= {f"DRKIT_S3_{name.upper()}": value for name, value in S3_SERVER.items()}
     os.environ["DOCKER_HOST"] = ENGINE_HOST if ENGINE_ROOT else NO_ENGINE
@@ -108,12 +120,13 @@ def pytest_report_header() -> list[str]:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Whatever uses the engine or the S3 server is marked so, by itself: `-m "not engine and not s3"` needs neither.
 
-    Tests look at all that is in the engine, so pytest-xdist gives them to one process, one after the other.
+    Tests look at all that is in their engine: with a single one, pytest-xdist gives them all to one process. Else those
+    of a file stay together, which share what a file sets up.
     """
     if "engine_url" in getattr(item, "fixturenames", ()):
         item.add_marker("engine")
     if item.get_closest_marker("engine"):
-        item.add_marker(pytest.mark.xdist_group(ENGINE_GROUP))
+        item.add_marker(pytest.mark.xdist_group(item.path.stem if ENGINES else "engine"))
     if "s3_server" in getattr(item, "fixturenames", ()) or "radosgw" in item.name:
         item.add_marker("s3")
 
@@ -137,7 +150,9 @@ def seed() -> int:
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers that depend on the seed and the test's name, not on what ran before."""
     print(f"seed: {SEED}")  # shown with a failure, however far above the header is
-    return random.Random(f"{SEED} {request.node.nodeid.removesuffix(f'@{ENGINE_GROUP}')}")
+    group = request.node.get_closest_marker("xdist_group")
+    name = request.node.nodeid.removesuffix(f"@{group.args[0]}" if group else "")
+    return random.Random(f"{SEED} {name}")
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------

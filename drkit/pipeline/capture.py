@@ -41,6 +41,7 @@ and a file system with coarse timestamps hides a second write within its tick.
 """
 TORN_RETRIES = 2
 _SPOOL_MEMORY = 32 * 1024 * 1024
+_SPOOL_WRITE = 256 * 1024
 _SPOOLED = Struct("<IIQ")
 """A record in the spool: place in the scan, length, bytes of content."""
 
@@ -55,6 +56,24 @@ class Capture:
     writer: RunWriter
     started: float
     progress: Progress
+
+
+class _Tree:
+    """A tree in the making, and what it counts."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._tree = TreeWriter(capture.writer.put_tree)
+        self._files = 0
+        self._bytes = 0
+
+    def add(self, record: bytes, size: int) -> None:
+        self._tree.add(record)
+        self._files += 1
+        self._bytes += size
+
+    def finish(self, target: Target) -> None:
+        target.tree = [chunk_id.hex() for chunk_id in self._tree.finish()]
+        target.files, target.bytes = self._files, self._bytes
 
 
 @dataclass
@@ -87,6 +106,7 @@ def capture_volume(
     target.encoding = encoding(helper)
     if previous is not None and not (helper.full and _same_capture(previous, target) and _has_tree(capture, previous)):
         previous = None
+    tree = _Tree(capture)
     with ExitStack() as stack:
         process = stack.enter_context(start())
         scan = read_scan(process.readinto, exclude, full=helper.full)
@@ -101,18 +121,18 @@ def capture_volume(
             return
         if not scan.complete:
             plan.flags[0] = READ  # so that tar runs, and the helper's end explains what find met
-        reading = _read(capture, target, process, scan, plan) if plan.reads else _nothing_read()
+        keep = tree.add if previous is None else None
+        reading = _read(capture, target, process, scan, plan, keep) if plan.reads else _nothing_read()
     retried = _retry_torn(capture, helper, target, exclude, reading)
     target.torn = NameList.of(map(display_path, sorted(reading.torn)))
     target.vanished = NameList.of(map(display_path, sorted(reading.vanished)))
     capture.writer.use(plan.chunk_ids)
-    tree = TreeWriter(capture.writer.put_tree)
     with reading.spool:
-        for record, size in _compose(capture, scan, plan, previous, reading.spool, retried):
-            tree.add(record)
-            target.files += 1
-            target.bytes += size
-    target.tree = [chunk_id.hex() for chunk_id in tree.finish()]
+        if previous is not None or retried:  # else the tree was made while tar was read
+            tree = _Tree(capture)
+            for record, size in _compose(capture, scan, plan, previous, reading.spool, retried):
+                tree.add(record, size)
+    tree.finish(target)
 
 
 def capture_stream(capture: Capture, target: Target, readinto: ReadInto) -> set[bytes]:
@@ -120,18 +140,16 @@ def capture_stream(capture: Capture, target: Target, readinto: ReadInto) -> set[
 
     Raises CaptureFailed when the stream ends without its end marker.
     """
-    tree = TreeWriter(capture.writer.put_tree)
+    tree = _Tree(capture)
     stream = MemberStream(watched(readinto, capture.progress), capture.repository.meta.member, capture.writer.put_data)
     names = set()
     for item in stream:
         member = _member(item, Entry(member_path(item.frame.name), _stat_of_header(item), b""), settled=False)
-        tree.add(encode_member(member))
+        tree.add(encode_member(member), item.frame.size)
         names.add(member.path)
-        target.files += 1
-        target.bytes += item.frame.size
     target.bytes_read += stream.bytes_read
     _require_end(stream, target)
-    target.tree = [chunk_id.hex() for chunk_id in tree.finish()]
+    tree.finish(target)
     return names
 
 
@@ -177,8 +195,15 @@ def _nothing_read() -> _Reading:
     return _Reading(tempfile.SpooledTemporaryFile(), set(), set())
 
 
-def _read(capture: Capture, target: Target, process: HelperProcess, scan: Scan, plan: ReusePlan) -> _Reading:
-    """Have tar read what the plan says, and prove that the stream is whole."""
+def _read(
+    capture: Capture,
+    target: Target,
+    process: HelperProcess,
+    scan: Scan,
+    plan: ReusePlan,
+    keep: Callable[[bytes, int], None] | None = None,
+) -> _Reading:
+    """Have tar read what the plan says, and prove that the stream is whole. `keep` is given each record as it comes."""
     split = None if scan.full else next((entry.path for entry in scan if b"\n" in entry.path), None)
     if split is not None:
         raise CaptureFailed(
@@ -189,7 +214,8 @@ def _read(capture: Capture, target: Target, process: HelperProcess, scan: Scan, 
     expected = ((number, entry) for number, entry in enumerate(scan) if plan.flags[number] == READ)
     settled_before = capture.started - SETTLE_SECONDS
     missing: set[bytes] = set()
-    wanted = (entry.path for flag, entry in zip(plan.flags, scan, strict=True) if flag == READ)
+    wanted = (path for flag, path in zip(plan.flags, scan.paths(), strict=True) if flag == READ)
+    records = bytearray()
     with requested(process, wanted) as readinto:
         stream = MemberStream(
             watched(readinto, capture.progress), capture.repository.meta.member, capture.writer.put_data
@@ -204,8 +230,14 @@ def _read(capture: Capture, target: Target, process: HelperProcess, scan: Scan, 
                 member = _member(item, entry, settled=_is_settled(entry.stat, settled_before))
             else:
                 member = _member(item, Entry(path, _stat_of_header(item), b""), settled=False)
-            record = encode_member(member)
-            spool.write(_SPOOLED.pack(number, len(record), _content_size(member)) + record)
+            record, size = encode_member(member), _content_size(member)
+            if keep is not None:
+                keep(record, size)
+            records += _SPOOLED.pack(number, len(record), size) + record
+            if len(records) >= _SPOOL_WRITE:
+                spool.write(records)
+                records.clear()
+    spool.write(records)
     missing.update(entry.path for _, entry in expected)
     target.bytes_read += stream.bytes_read
     _require_end(stream, target)

@@ -31,6 +31,10 @@ from drkit.repository.tree import Member
 _MISMATCHES_NAMED = 20
 
 
+class _Unpaired(IntegrityError):
+    """What came back are other members than were written, or too few."""
+
+
 @dataclass(frozen=True)
 class Restore:
     """What writing and verifying one target share. `progress` is told bytes as they are written or compared."""
@@ -122,13 +126,16 @@ def _verify(restore: Restore, volume: str, process: HelperProcess) -> tuple[int,
     count = 0
     with process:
         scan = read_scan(process.readinto, Patterns([]), full=restore.helper.full)
-        _compare_paths((entry.path for entry in scan), (item.path for item in restore.selected()), volume)
-        with requested(process, (entry.path for entry in scan)) as readinto:
-            stream = MemberStream(watched(readinto, restore.progress), restore.member_key)
-            for found, item in _paired(stream, restore.selected(), volume):
-                if found.digest != item.member.digest or not item.as_recorded:
-                    mismatched.append(item)
-                count += 1
+        try:
+            with requested(process, scan.paths()) as readinto:
+                stream = MemberStream(watched(readinto, restore.progress), restore.member_key)
+                for found, item in _paired(stream, restore.selected(), volume):
+                    if found.digest != item.member.digest or not item.as_recorded:
+                        mismatched.append(item)
+                    count += 1
+        except _Unpaired:
+            _compare_paths(scan.paths(), (item.path for item in restore.selected()), volume)
+            raise
         _check_end(process, stream, volume)
     if mismatched:
         _compare_meaning(restore, volume, mismatched)
@@ -151,11 +158,11 @@ def _paired(stream: MemberStream, items: Iterable[Selected], volume: str) -> Ite
     for found in stream:
         item = next(expected, None)
         if item is None or member_path(found.frame.name) != item.path:
-            raise IntegrityError(f"volume {volume}: it changed while it was verified", hint="Run the restore again.")
+            raise _Unpaired(f"volume {volume}: it changed while it was verified", hint="Run the restore again.")
         yield found, item
     left = next(expected, None)
     if left is not None:
-        raise IntegrityError(
+        raise _Unpaired(
             f"volume {volume}: {display_path(left.path)} could not be read back", hint="Run the restore again."
         )
 

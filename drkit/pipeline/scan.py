@@ -41,6 +41,11 @@ class Scan:
     def __iter__(self) -> Iterator[Entry]:
         return map(_full_entry if self.full else _stock_entry, self.records)
 
+    def paths(self) -> Iterator[bytes]:
+        if self.full:
+            return (record[: record.index(b"\0")] for record in self.records)
+        return (entry.path for entry in self)
+
 
 def _full_entry(record: bytes) -> Entry:
     return Entry(*record.split(b"\0"))

@@ -45,6 +45,10 @@ class _Chunk(NamedTuple):
     chunk_id: bytes
 
 
+_Waiting = tuple[Frame, bytes, bytes]
+"""A member that is not chunked yet: frame, digest, headers."""
+
+
 class MemberStream:
     """Iterate once for the members of a tar stream, in order.
 
@@ -66,7 +70,7 @@ class MemberStream:
         self._chunked = 0
         self._members_end = 0
         self._chunks: deque[_Chunk] = deque()
-        self._waiting: deque[StreamMember] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._partial: tuple[Frame, Hasher, bytes] | None = None
         self._hashing: Future[object] | None = None
         self.bytes_read = 0
@@ -125,7 +129,7 @@ class MemberStream:
                 self._update(hasher, view[seen:], beside)
                 return
             hasher.update(view[seen : frame.end - base])
-            self._waiting.append(StreamMember(frame, hasher.digest(), headers=headers))
+            self._waiting.append((frame, hasher.digest(), headers))
             self._partial = None
         for frame in self._framer.frames(view, base):
             self._members_end = frame.end
@@ -134,7 +138,7 @@ class MemberStream:
                 start, headers = frame.data, bytes(view[frame.start - base : frame.data - base])
             if frame.end <= end:
                 digest = keyed_digest(self._member_key, view[start - base : frame.end - base])
-                self._waiting.append(StreamMember(frame, digest, headers=headers))
+                self._waiting.append((frame, digest, headers))
             else:
                 hasher = keyed_hasher(self._member_key)
                 self._update(hasher, view[start - base :], beside)
@@ -148,18 +152,23 @@ class MemberStream:
 
     def _complete(self) -> Iterator[StreamMember]:
         """Yield the members that lie whole in what is chunked."""
+        waiting = self._waiting
         if self._put_chunk is None:
-            while self._waiting:
-                yield self._waiting.popleft()
+            while waiting:
+                frame, digest, headers = waiting.popleft()
+                yield StreamMember(frame, digest, b"", headers)
             return
-        while self._waiting and self._waiting[0].frame.end <= self._chunked:
-            item = self._waiting.popleft()
-            yield StreamMember(item.frame, item.digest, self._extents(item.frame), item.headers)
+        while waiting and waiting[0][0].end <= self._chunked:
+            frame, digest, headers = waiting.popleft()
+            yield StreamMember(frame, digest, self._extents(frame), headers)
 
     def _extents(self, frame: Frame) -> bytes:
         chunks = self._chunks
         while chunks[0].end <= frame.start:
             chunks.popleft()
+        start, end, chunk_id = chunks[0]
+        if end >= frame.end:  # as almost every small file
+            return EXTENT.pack(chunk_id, frame.start - start, frame.end - frame.start)
         packed = []
         for start, end, chunk_id in chunks:
             if start >= frame.end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -45,6 +46,19 @@ def volume(engine: Engine, unique_name: str) -> Iterator[str]:
     engine.create_volume(unique_name)
     yield unique_name
     engine.remove_volume(unique_name)
+
+
+@pytest.fixture(scope="module")
+def crowded_volume(engine: Engine) -> Iterator[str]:
+    """A volume whose scan fills every pipe, for those who only read it."""
+    name = f"drkit-test-crowded-{random.SystemRandom().randrange(2**32):08x}"
+    engine.create_volume(name)
+    path = data_of(engine, name)
+    for number in range(30_000):
+        (path / f"{number:0100}").touch()
+    (path / "large").write_bytes(b"x" * 20_000_000)
+    yield name
+    engine.remove_volume(name)
 
 
 def data_of(engine: Engine, volume: str) -> Path:
@@ -399,14 +413,11 @@ die()
 
 @pytest.mark.parametrize("moment", ["created", "starting", "held", "scanning", "listing", "streaming", "extracting"])
 def test_a_killed_drkit_leaves_no_running_helper(
-    engine: Engine, helper: Helper, volume: str, unique_name: str, moment: str
+    engine: Engine, helper: Helper, volume: str, crowded_volume: str, unique_name: str, moment: str
 ) -> None:
-    path = data_of(engine, volume)
-    for number in range(30_000):
-        (path / f"{number:0100}").touch()
-    (path / "large").write_bytes(b"x" * 20_000_000)
+    used = volume if moment == "extracting" else crowded_volume
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, moment, volume, unique_name],
+        [sys.executable, "-c", CHILD, moment, used, unique_name],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         timeout=60,
@@ -432,13 +443,10 @@ def killed(container: str) -> Iterator[None]:
 @both_transports
 @pytest.mark.parametrize("moment", ["scanning", "listing", "streaming"])
 def test_a_killed_helper_is_never_taken_for_a_capture(
-    engine: Engine, helper: Helper, volume: str, transport: Transport, moment: str
+    engine: Engine, helper: Helper, crowded_volume: str, transport: Transport, moment: str
 ) -> None:
-    path = data_of(engine, volume)
-    for number in range(30_000):
-        (path / f"{number:0100}").touch()
     started = time.monotonic()
-    with start_capture(engine, helper, volume, run_id="test", transport=transport) as process:
+    with start_capture(engine, helper, crowded_volume, run_id="test", transport=transport) as process:
         if moment == "scanning":
             process.readinto(memoryview(bytearray(1)))
         else:

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import docker
@@ -14,6 +15,7 @@ import docker
 from tests.support.lab import HELPER_LABEL
 
 
+@cache
 def forms(secret: bytes) -> list[bytes]:
     """The ways in which a secret may show: as it is, in other case, hexadecimal, and in base64 at any offset."""
     found = [secret, secret.hex().encode(), secret.hex().upper().encode()]
@@ -42,9 +44,13 @@ def leaks_in_files(root: Path, secrets: Mapping[str, bytes], *, allowed: set[Pat
     return found
 
 
+_PAUSE = 0.01
+"""Seconds between two looks: without it the run that is looked at has half the machine."""
+
+
 class Watch:
-    """Looks, as often as it can while a run lasts, at the command line and environment of every process that was not
-    there before, at helper containers as the engine describes them, and at temporary files.
+    """Looks, all the time that a run lasts, at the command line and environment of every process that was not there
+    before, at helper containers as the engine describes them, and at temporary files.
 
     `given`: secrets that the operator has put into drkit's own environment, where its children inherit them.
     """
@@ -74,7 +80,7 @@ class Watch:
     def _look_on(self) -> None:
         ended = False
         while not ended:
-            ended = self._ended.is_set()
+            ended = self._ended.wait(_PAUSE)
             for pid in set(_processes()) - self._before:
                 self._look_at(pid)
             self.found |= leaks_in_files(self._temporary, self._secrets)

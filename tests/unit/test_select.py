@@ -228,6 +228,13 @@ def test_a_scan_comes_in_pieces(torture: Path, rng: random.Random) -> None:
     assert list(scan) == list(scan_directory(torture))
 
 
+def test_paths_alone_are_those_of_the_entries(torture: Path) -> None:
+    scan = scan_directory(torture)
+    assert list(scan.paths()) == [entry.path for entry in scan]
+    stock = scan_of(b".\0./a\0./a/b c\0end 0\0", full=False)
+    assert list(stock.paths()) == [b"", b"a", b"a/b c"] == [entry.path for entry in stock]
+
+
 def test_what_follows_the_scan_is_left_alone(torture: Path) -> None:
     output = scan_output(torture)
     source = iterator_readinto([output, b"a tar"])
