@@ -11,9 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pathspec import GitIgnoreSpec
-from pathspec.patterns.gitignore import GitIgnorePatternError
-
 from drkit.errors import UsageError
 
 # A regular expression takes a newline for the end. No decoded path and no pattern can hold this lone surrogate.
@@ -35,10 +32,7 @@ class Patterns:
     """Gitignore patterns over paths in bytewise order."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        try:
-            self._patterns = list(_compile(patterns))
-        except GitIgnorePatternError as error:
-            raise UsageError(f"invalid pattern: {error}", hint="Patterns follow gitignore syntax.") from error
+        self._patterns = _compile(patterns) if patterns else []
         self._patterns.reverse()
         self._directories: set[bytes] = set()
 
@@ -65,13 +59,22 @@ class Patterns:
         return False
 
 
-def _compile(lines: Iterable[str]) -> Iterable[_Pattern]:
+def _compile(lines: Iterable[str]) -> list[_Pattern]:
+    from pathspec import GitIgnoreSpec  # most policies have no pattern, and it takes its time to load
+    from pathspec.patterns.gitignore import GitIgnorePatternError
+
+    compiled = []
     for line in lines:
         # git cuts trailing blanks off unless a backslash stands before them.
         line = line if line.endswith("\\ ") else line.rstrip(" ")
         # The slash at the end says no more than "directories", and anchors nothing.
         body = line.rstrip("/")
         directories_only = body != line and body not in ("", "!")
-        for pattern in GitIgnoreSpec.from_lines([body if directories_only else line]).patterns:
+        try:
+            patterns = GitIgnoreSpec.from_lines([body if directories_only else line]).patterns
+        except GitIgnorePatternError as error:
+            raise UsageError(f"invalid pattern: {error}", hint="Patterns follow gitignore syntax.") from error
+        for pattern in patterns:
             if pattern.include is not None and pattern.regex is not None:
-                yield _Pattern(pattern.regex, pattern.include, directories_only)
+                compiled.append(_Pattern(pattern.regex, pattern.include, directories_only))
+    return compiled
