@@ -14,6 +14,7 @@ from drkit.cli.progress import progress_bar
 from drkit.cli.session import Session
 
 if TYPE_CHECKING:
+    from drkit.errors import DrkitError
     from drkit.operations.copy import Mirrored
     from drkit.repository.snapshot import Snapshot
 
@@ -53,7 +54,6 @@ def backup(
             # Loaded only now, while the first helper starts.
             from drkit.operations.backup import backup as run
             from drkit.operations.backup import backup_error
-            from drkit.operations.copy import mirror_error
 
             with progress_bar(shown=not (quiet or json)) as advance:
                 record = run(
@@ -79,7 +79,7 @@ def backup(
                 | {"locks_renewed": sum(locks)}
                 | ({"mirror": _mirror_document(mirrored)} if mirrored else {})
             )
-        errors = [backup_error(record), mirror_error(mirrored, record) if mirrored else None]
+        errors = [backup_error(record), _mirror_error(mirrored, record) if mirrored else None]
         for error in filter(None, errors):
             output.fail(error)
         for error in filter(None, errors):
@@ -88,10 +88,10 @@ def backup(
 
 def _mirror(session: Session, record: Snapshot, *, shown: bool) -> Mirrored | None:
     """Copy what the policy's mirror lacks; None where there is no mirror, or nothing was backed up."""
-    from drkit.operations.copy import mirror_backup
-
     if session.required_policy.mirror is None or record.status == "failed":
         return None
+    from drkit.operations.copy import mirror_backup
+
     with progress_bar(shown=shown) as advance:
         mirrored = mirror_backup(
             lambda: session.repository,
@@ -102,6 +102,12 @@ def _mirror(session: Session, record: Snapshot, *, shown: bool) -> Mirrored | No
     if shown and mirrored.copies:
         output.print_line(f"copied {output.counted(len(mirrored.copies.copied), 'snapshot')} to {mirrored.url}")
     return mirrored
+
+
+def _mirror_error(mirrored: Mirrored, record: Snapshot) -> DrkitError | None:
+    from drkit.operations.copy import mirror_error
+
+    return mirror_error(mirrored, record)
 
 
 def _mirror_document(mirrored: Mirrored) -> dict[str, Any]:
