@@ -10,7 +10,7 @@ from queue import Queue
 from drkit.pipeline.stream import ReadInto
 
 BLOCK_SIZE = 2 * 1024 * 1024
-BLOCKS = 2
+BLOCKS = 4
 """What is read ahead at most: with it tar and the chunker each keep a core busy."""
 
 _Filled = tuple[memoryview, int] | BaseException
