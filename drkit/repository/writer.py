@@ -6,7 +6,7 @@ The order makes every crash harmless; it is that of protocol.BACKUP.
 from __future__ import annotations
 
 import mmap
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,7 +73,8 @@ class RunWriter:
         self._in_flight = 0
         self._new: set[bytes] = set()
         self._builders: dict[bytes, PackBuilder] = {}
-        self._buffers: list[mmap.mmap] = []
+        # By kind of pack: few trees fill a buffer, and one that did, for data, would be memory for nothing.
+        self._buffers: defaultdict[bytes, list[mmap.mmap]] = defaultdict(list)
         self._uploads: deque[Future[PackListing]] = deque()
         self._unindexed: list[PackListing] = []
         self._used: set[bytes] = set()
@@ -247,9 +248,8 @@ class RunWriter:
         magic = TREE_MAGIC if key_id == TREE_KEY_ID else DATA_MAGIC
         builder = self._builders.get(magic)
         if builder is None:
-            builder = self._builders[magic] = PackBuilder(
-                magic, self._buffers.pop() if self._buffers else pack_buffer()
-            )
+            free = self._buffers[magic]
+            builder = self._builders[magic] = PackBuilder(magic, free.pop() if free else pack_buffer())
         builder.add(chunk_id, key_id, sealed, size)
         self.bytes_stored += len(sealed)
         if builder.full:
@@ -258,12 +258,12 @@ class RunWriter:
     def _close_pack(self, magic: bytes) -> None:
         while len(self._uploads) >= self._parallel_puts:
             self._take_upload()
-        self._uploads.append(self._uploader.submit(self._store_pack, self._builders.pop(magic)))
+        self._uploads.append(self._uploader.submit(self._store_pack, magic, self._builders.pop(magic)))
 
-    def _store_pack(self, builder: PackBuilder) -> PackListing:
+    def _store_pack(self, magic: bytes, builder: PackBuilder) -> PackListing:
         pack_id = builder.finish(self._repository.objects)
         self._storage.put(pack_key(pack_id), builder.body)
-        self._buffers.append(builder.buffer)
+        self._buffers[magic].append(builder.buffer)
         return PackListing(pack_id, builder.size, builder.entries)
 
     def _take_upload(self) -> None:
