@@ -47,7 +47,7 @@ MAX_OBJECT = 65 * 1024 * 1024
 """Bytes of the largest object: a pack stays under 64 MiB. One PUT carries it; there is no multipart upload."""
 PARALLEL_PUTS = 2
 PARALLEL_GETS = 4
-REQUEST_SIZE = 8 * 1024 * 1024
+REQUEST_SIZE = 6 * 1024 * 1024
 """Bytes that one GET of neighbouring chunks asks for at most: at 2 MiB, requests took half the CPU of a restore."""
 CONNECTIONS = 2 * (PARALLEL_PUTS + PARALLEL_GETS)
 _READ = 1 << 18
