@@ -26,6 +26,8 @@ from tests.support.treecompare import compare_trees, describe, scan_tree
 
 # A member is taken over from an earlier snapshot only if it had been left alone for this long when that was made.
 SETTLED_SECONDS = 125
+# The engine answers once a volume is gone; where many files were deleted lately, 100,000 more take over a minute.
+REMOVAL_SECONDS = 600
 ROUNDS = 6
 MUTATIONS_A_ROUND = 60
 SOCKETS_SHOWN = [r"sockets/new\x0aline", "sockets/socket", r"sockets/\xff"]
@@ -99,7 +101,7 @@ class Lab:
 
 @pytest.fixture
 def lab(engine_url: str, drkit_cli: Callable[..., Any], tmp_path: Path, unique_name: str) -> Iterator[Lab]:
-    with closing(docker.APIClient(base_url=engine_url)) as api:
+    with closing(docker.APIClient(base_url=engine_url, timeout=REMOVAL_SECONDS)) as api:
         lab = Lab(api, drkit_cli, tmp_path, unique_name)
         yield lab
         remove_volumes(api, lab.made)
@@ -116,7 +118,7 @@ def remove_volumes(api: docker.APIClient, names: list[str]) -> None:
 def _settling(engine_url: str, seed: int) -> Iterator[tuple[Volume, float]]:
     """Made before the first test here, so that little is left to wait for when a test needs it."""
     name = f"drkit-test-settled-{random.SystemRandom().randrange(2**32):08x}"
-    with closing(docker.APIClient(base_url=engine_url)) as api:
+    with closing(docker.APIClient(base_url=engine_url, timeout=REMOVAL_SECONDS)) as api:
         volume = Volume(name, Path(api.create_volume(name)["Mountpoint"]))
         try:
             make_torture_tree(volume.files, random.Random(seed), many=2000, huge_files=False)
