@@ -36,10 +36,11 @@ def backup(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Capture the policy's targets into one new snapshot."""
-    from drkit.operations.plan import choose, made_ready, plan_targets
-    from drkit.repository.names import new_run_id
-
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
+        session.connect_ahead()
+        from drkit.operations.plan import choose, made_ready, plan_targets
+        from drkit.repository.names import new_run_id
+
         planned = choose(plan_targets(session.required_policy, session.engine), target)
         if dry_run:
             if json:

@@ -93,9 +93,6 @@ def _global(
 
 def main() -> NoReturn:
     """Run the command line. Exits with the code of the error's class; a traceback only with --debug."""
-    # At Python's own pace a fifth of the time of a listing of 10,000 snapshots goes into looking for cycles: again and
-    # again while modules load and while records are read, where there are none.
-    gc.set_threshold(50_000, 20, 100)
     for number in _STOPPED:
         signal.signal(number, _stop)
     output.set_up(json_log=False, quiet=False, verbose=False)

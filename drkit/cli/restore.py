@@ -70,6 +70,7 @@ def restore(
     if image is not None and (to_volume or path or same_device):
         raise UsageError("an image is restored whole", hint="Leave out --to-volume, --path and --same-device.")
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format, as_of=as_of) as session:
+        session.connect_ahead()
         scope = session.scope(host, from_policy, at)
         if volume is not None:
             from drkit.operations.find_snapshot import find_target

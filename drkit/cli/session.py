@@ -6,10 +6,12 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from drkit.cli import output
@@ -181,11 +183,31 @@ class Session:
             raise UsageError("the passphrase is empty", hint="Give one of five random words or more.")
         return passphrase or None
 
+    def connect_ahead(self) -> None:
+        """Begin to connect to the engine while other things load. A failure is told to who asks for `engine`."""
+        _ = self._connecting
+
+    @cached_property
+    def _connecting(self) -> Future[Engine]:
+        connecting: Future[Engine] = Future()
+
+        def connect() -> None:
+            try:
+                from drkit.engine.client import Engine
+
+                engine = Engine.connect()
+                engine.learn()
+                connecting.set_result(engine)
+            except BaseException as error:  # noqa: BLE001  told to who asks for the engine
+                connecting.set_exception(error)
+
+        # A daemon: who has an error to tell does not wait for an engine that does not answer.
+        Thread(target=connect, name="drkit-connect", daemon=True).start()
+        return connecting
+
     @cached_property
     def engine(self) -> Engine:
-        from drkit.engine.client import Engine
-
-        return self._closing.enter_context(Engine.connect())
+        return self._closing.enter_context(self._connecting.result())
 
     @cached_property
     def journal(self) -> RestoreJournal:

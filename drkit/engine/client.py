@@ -133,6 +133,7 @@ class Engine:
         self.url = url
         # Whether helpers can see a directory of this host, once some helper has shown it (see launch.py).
         self.shares_directory: bool | None = None
+        self._arch: str | None = None
         self._facts: Document | None = None
         self._facts_read = 0.0
         self._background: list[threading.Thread] = []
@@ -184,12 +185,23 @@ class Engine:
         with translated("docker engine"):
             return dict(self._api.info())
 
+    def learn(self) -> None:
+        """Ask for what does not change while the engine runs, `facts` and `arch`: who uses them later need not wait."""
+        self._arch = str(self.version()["Arch"])
+        self._facts = self.info()
+        self._facts_read = time.monotonic()
+
     def facts(self) -> Document:
         """`info()` of the first call: for what does not change while the engine runs."""
         if self._facts is None:
-            self._facts = self.info()
-            self._facts_read = time.monotonic()
-        return self._facts
+            self.learn()
+        return cast("Document", self._facts)
+
+    def arch(self) -> str:
+        """The architecture in the words of image configurations ("amd64")."""
+        if self._arch is None:
+            self.learn()
+        return cast("str", self._arch)
 
     def time(self) -> datetime:
         """The engine's own clock, aware, UTC."""

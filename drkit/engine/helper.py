@@ -56,7 +56,7 @@ def ensure_helper(engine: Engine, image: str = "auto", *, run_id: str = "ensure"
 
 def find_helper(engine: Engine) -> Helper | None:
     """A helper image built or loaded earlier. An image that fails its probe does not stay in the engine."""
-    arch = engine_arch(engine)
+    arch = engine.arch()
     found = []
     for image in engine.images([f"{LABEL_IMAGE}={_RECIPE}"]):
         labels = image["Labels"]
@@ -88,7 +88,7 @@ def _build_from_alpine(engine: Engine, base: str, run_id: str) -> Helper:
     version = _require_full(engine, unproven, "alpine", run_id)
     labels = _labels("alpine", version)
     lines = "".join(f'LABEL {key}="{value}"\n' for key, value in labels.items())
-    return Helper(_build(engine, f"FROM {unproven}\n{lines}", tag), "alpine", version, engine_arch(engine), full=True)
+    return Helper(_build(engine, f"FROM {unproven}\n{lines}", tag), "alpine", version, engine.arch(), full=True)
 
 
 def _build(engine: Engine, dockerfile: str, tag: str) -> str:
@@ -102,7 +102,7 @@ def _build(engine: Engine, dockerfile: str, tag: str) -> str:
 
 def _build_from_host(engine: Engine, run_id: str) -> Helper:
     """Pack this host's own tools. Needs no network, and gives the same image id wherever the tools are the same."""
-    arch = engine_arch(engine)
+    arch = engine.arch()
     if arch != HOST_ARCH:
         raise DrkitError(
             f"helper image: this host's tools are for {HOST_ARCH}, the engine runs {arch}",
@@ -130,7 +130,7 @@ def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> Helper:
     if image is None:
         raise DrkitError(f"helper image {ref}: no such image", hint=f"Pull or load it first: docker pull {ref}.")
     version, full = _tools(engine, str(image["Id"]), "stock", run_id)
-    return Helper(str(image["Id"]), "stock", version, engine_arch(engine), full)
+    return Helper(str(image["Id"]), "stock", version, engine.arch(), full)
 
 
 def helper_archive(engine: Engine, helper: Helper) -> Iterator[bytes]:
@@ -150,7 +150,7 @@ def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load
     image = engine.image(loaded[0])
     if image is None:
         raise EngineError(f"helper image {loaded[0]}: the engine loaded it, but does not have it")
-    image_id, arch = str(image["Id"]), engine_arch(engine)
+    image_id, arch = str(image["Id"]), engine.arch()
     if image["Architecture"] != arch:
         engine.remove_image(loaded[0])
         raise DrkitError(
@@ -161,18 +161,13 @@ def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load
     return Helper(image_id, "repository", version, arch, full)
 
 
-def engine_arch(engine: Engine) -> str:
-    """The engine's architecture in the words of image configurations ("amd64")."""
-    return str(engine.version()["Arch"])
-
-
 def _labels(source: Source, version: str) -> dict[str, str]:
     return {LABEL_IMAGE: _RECIPE, LABEL_SOURCE: source, LABEL_TAR: version}
 
 
 def _tools(engine: Engine, image_id: str, source: Source, run_id: str) -> tuple[str, bool]:
     """The version of the image's tar, and whether its tools are the GNU ones, found out by running them."""
-    helper = Helper(image_id, source, "unknown", engine_arch(engine), full=False)
+    helper = Helper(image_id, source, "unknown", engine.arch(), full=False)
     script = "tar --version 2>&1; find / -maxdepth 0 -printf 'find prints\\n'"
     output, _ = run_helper(engine, helper, script, run_id=run_id)
     said = output.decode(errors="replace")

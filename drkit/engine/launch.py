@@ -166,7 +166,7 @@ def _container_config(
             }
         )
     host: Document = {
-        "NetworkMode": "none",
+        "NetworkMode": "none",  # for engines that do not know NetworkDisabled, see below
         "IpcMode": "none",
         "ReadonlyRootfs": True,
         "AutoRemove": True,
@@ -199,6 +199,9 @@ def _container_config(
         "AttachStdout": True,
         "AttachStderr": True,
         "Healthcheck": {"Test": ["NONE"]},
+        # A network namespace of its own, with nothing in it, which the engine does not even set up. For a container of
+        # network "none" it does: half the time that a helper took to start.
+        "NetworkDisabled": True,
         "HostConfig": host,
     }
 

@@ -139,7 +139,9 @@ def test_the_running_helper_is_confined(
         container = engine.container(process.container)
         assert container is not None
         host = container["HostConfig"]
-        assert host["NetworkMode"] == "none" and list(container["NetworkSettings"]["Networks"]) == ["none"]
+        assert host["NetworkMode"] == "none" and container["Config"]["NetworkDisabled"] is True
+        networks = container["NetworkSettings"]["Networks"]
+        assert all(not network["IPAddress"] and not network["EndpointID"] for network in networks.values()), networks
         assert host["ReadonlyRootfs"] and host["AutoRemove"] and not host["Privileged"]
         assert host["CapDrop"] == ["ALL"] and set(host["CapAdd"]) == capabilities
         assert {"no-new-privileges", "label=disable"} <= set(host["SecurityOpt"])
