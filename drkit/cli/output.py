@@ -56,8 +56,20 @@ def fail(error: DrkitError) -> None:
     log.error(error.message, extra={"hint": error.hint})
 
 
-def print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, default=list))
+def print_json(document: dict[str, Any]) -> None:
+    """Print a field a line and an element of a list a line: the indenting of json itself takes ten times as long."""
+    fields = (f"  {_json(name)}: {_json_field(value)}" for name, value in document.items())
+    print("{\n" + ",\n".join(fields) + "\n}")
+
+
+def _json_field(value: Any) -> str:
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(f"    {_json(element)}" for element in value) + "\n  ]"
+    return _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=list)
 
 
 def print_line(text: str) -> None:

@@ -175,12 +175,17 @@ def _target(raw: dict[str, Any]) -> Target:
 
 def _check_tree(tree: Any) -> None:
     """The authenticated bytes of a record are those that somebody wrote who held the meta key: not always drkit."""
-    if not isinstance(tree, list) or any(len(bytes.fromhex(chunk_id)) != DIGEST_SIZE for chunk_id in tree):
+    # In one go: of 10,000 records these are most of what is read.
+    digits = 2 * DIGEST_SIZE
+    if not (isinstance(tree, list) and set(map(len, tree)) <= {digits}):
+        raise ValueError("a tree is no list of chunk ids")
+    if len(bytes.fromhex("".join(tree))) != DIGEST_SIZE * len(tree):  # it passes over blanks
         raise ValueError("a tree is no list of chunk ids")
 
 
 def _known(record: type, raw: dict[str, Any]) -> dict[str, Any]:
-    return {key: raw[key] for key in raw.keys() & _field_names(record)}
+    names = _field_names(record)
+    return raw if raw.keys() <= names else {key: raw[key] for key in raw.keys() & names}
 
 
 @cache

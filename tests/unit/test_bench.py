@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import json
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,3 +258,12 @@ def test_report_on_s3_holds_drkit_to_the_slower_part(
 def test_wrong_arguments_are_refused(bench: ModuleType, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench.parse_arguments(arguments)
+
+
+def test_the_bench_of_prune_and_of_listing() -> None:
+    command = [sys.executable, str(SCRIPTS / "bench-prune"), "--snapshots", "4", "--chunks", "600"]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    plan, keeps_all, listing = map(json.loads, said.splitlines())
+    assert (plan["what"], plan["snapshots"], plan["chunks"] > 500) == ("plan", 4, True)
+    assert keeps_all["what"] == "plan that keeps all"
+    assert (listing["what"], listing["records"]) == ("drkit snapshots", 4)
