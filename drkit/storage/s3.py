@@ -38,7 +38,7 @@ from drkit.errors import (
 from drkit.storage.base import Data, Nature, ObjectInfo, Storage, validate_key, validate_prefix, validate_range
 from drkit.storage.retry import Deadline, Passing, Patience, Retrier
 from drkit.storage.s3_answers import CREDENTIALS_HINT, explain, moment
-from drkit.storage.s3_listing import Listings, Version
+from drkit.storage.s3_listing import Listings, Version, take_objects
 from drkit.storage.s3_lock import Locks
 from drkit.storage.settings import LOCK_HINT, S3Settings, parse_s3_url
 from drkit.storage.throttle import Throttle, ThrottledBody
@@ -462,6 +462,7 @@ def _client(settings: S3Settings, patience: Patience) -> Any:
             config=config,
         )
         client.meta.events.register("before-send.s3.PutObject", _begin_sending)
+        client.meta.events.register_first("before-parse.s3.ListObjectsV2", take_objects)
         return client
     except _CREDENTIALS as error:
         raise AccessDenied(f"no usable S3 credentials ({type(error).__name__})", hint=CREDENTIALS_HINT) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 from drkit.errors import StorageUnavailable
 from drkit.storage.base import ObjectInfo, is_key
@@ -22,6 +23,25 @@ class Version(NamedTuple):
     latest: bool
     tag: str
     """Equal where the bytes are, as long as one request wrote them."""
+
+
+def take_objects(response_dict: Any, customized_response_dict: Any, **rest: Any) -> None:
+    """Read the objects of a page before botocore does, which takes ten times as long: a listing is mostly that.
+
+    A handler of its event before-parse. What it does not understand it leaves as it is.
+    """
+    try:
+        page = ElementTree.fromstring(response_dict["body"])
+    except ElementTree.ParseError:
+        return
+    space = page.tag[: page.tag.find("}") + 1]
+    found = page.findall(f"{space}Contents")
+    objects = [{"Key": entry.findtext(f"{space}Key"), "Size": entry.findtext(f"{space}Size")} for entry in found]
+    if objects and all(entry["Key"] and entry["Size"] for entry in objects):
+        for entry in found:
+            page.remove(entry)
+        response_dict["body"] = ElementTree.tostring(page)
+        customized_response_dict["Contents"] = objects
 
 
 class Listings:
