@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_help_loads_nothing_heavy(lab: Lab) -> None:
     loaded = set(done.stderr.split())
     assert "drkit.cli.main" in loaded
     assert loaded.isdisjoint({"docker", "requests", "pydantic", "yaml", "cryptography", "zstandard", "pyrage", "rich"})
+
+
+def test_an_error_in_the_policy_waits_for_no_engine(lab: Lab, tmp_path: Path) -> None:
+    """The engine is asked while the policy is read. This one takes the connection, and never answers."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 7\n")
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(f"{tmp_path}/engine.sock")
+        engine.listen()
+        silent = {"DOCKER_HOST": f"unix://{tmp_path}/engine.sock"}
+        result = lab.run("backup", "--policy", policy, env=silent, timeout=30)  # half of the time an answer is given
+    assert result.code == 2
+    assert "version" in result.stderr
 
 
 @pytest.mark.parametrize(
