@@ -181,6 +181,24 @@ def test_a_killed_engine_is_cleaned_up(running: PrivateEngine, killed: tuple[str
     assert published(running.docker("port server 7")) == b"hello\n"
 
 
+def test_an_engine_elsewhere_that_was_killed_gives_back_its_addresses(
+    engine: PrivateEngine, engine_url: str, tmp_path: Path
+) -> None:
+    """There are few ranges: without this, killed test runs would use them up."""
+    dead = PrivateEngine(tmp_path / "dead")
+    dead.start()
+    try:
+        dead.kill(*DAEMONS)
+        bridge, in_use = f"drkit{dead.run_directory.name}", f"drkit{Path(engine_url).parent.name}"
+        assert {bridge, in_use} <= interfaces()
+        engine.start()
+        assert bridge not in interfaces()
+        assert in_use in interfaces()
+        assert dead.traces() == []
+    finally:
+        assert dead.script("remove").returncode == 0
+
+
 def test_stop_takes_the_bridges_of_networks_along(running: PrivateEngine) -> None:
     running.docker("network create net")
     bridges = running.bridges()
