@@ -36,8 +36,8 @@ def take_objects(response_dict: Any, customized_response_dict: Any, **rest: Any)
         return
     space = page.tag[: page.tag.find("}") + 1]
     found = page.findall(f"{space}Contents")
-    objects = [{"Key": entry.findtext(f"{space}Key"), "Size": entry.findtext(f"{space}Size")} for entry in found]
-    if objects and all(entry["Key"] and entry["Size"] for entry in objects):
+    objects = [{name: entry.findtext(space + name, "") for name in ("Key", "Size")} for entry in found]
+    if objects and all(entry["Key"] and entry["Size"].isdecimal() for entry in objects):
         for entry in found:
             page.remove(entry)
         response_dict["body"] = ElementTree.tostring(page)
