@@ -5,7 +5,10 @@ Write the golden files anew with `python -m tests.unit.test_retention`, and read
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -183,6 +186,15 @@ def test_what_is_dated_ahead_changes_nothing(snapshots: list[Taken], rules: Rete
     with_it, without_it = plan([*snapshots, ahead], rules, NOW), plan(snapshots, rules, NOW)
     assert kept(with_it) == kept(without_it) | {ahead.id}
     assert with_it.forget == without_it.forget
+
+
+def test_time_zones_are_known_on_a_host_that_has_none() -> None:
+    """A bare Debian has no tzdata, and not even UTC."""
+    code = "import datetime, zoneinfo; from drkit.policy import Retention; from drkit.retention import plan\n"
+    code += "assert not zoneinfo.TZPATH\nnow = datetime.datetime(2025, 3, 9, tzinfo=datetime.UTC)\n"
+    code += "for zone in ('UTC', 'Europe/Berlin'):\n"
+    code += "    plan([], Retention(keep_daily=1, timezone=zone), now); zoneinfo.ZoneInfo(zone)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONTZPATH": ""}, check=True)
 
 
 if __name__ == "__main__":
