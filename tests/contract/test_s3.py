@@ -82,10 +82,19 @@ def test_a_plain_bucket_is_safe_for_many(storage: S3Storage) -> None:
 
 def test_other_objects_in_the_bucket_are_passed_over(storage: S3Storage, s3_server: S3Server) -> None:
     client, name = s3_server.client(), storage.url.split("/")[2]
-    for key in ("prefix", "prefix/", "prefix/UPPER", "prefix/tmp/x", "prefix//x", "prefixed/config", "other"):
+    for key in (
+        "prefix",
+        "prefix/",
+        "prefix/UPPER",
+        "prefix/tmp/x",
+        "prefix//x",
+        "prefix/b %+ä<&",
+        "prefixed/config",
+        "other",
+    ):
         client.put_object(Bucket=name, Key=key, Body=b"x")
     storage.put("config", b"ours")
-    assert [info.key for info in storage.list("")] == ["config"]
+    assert [(info.key, info.size) for info in storage.list("")] == [("config", 4)]
 
 
 @pytest.mark.parametrize(

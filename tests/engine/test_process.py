@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,8 @@ def test_the_running_helper_is_confined(
     with start_helper(
         engine,
         helper,
-        script="while read line; do printf '%s\n' \"$line\"; done </proc/self/status; read wait",
+        script="for file in status net/dev; do "
+        "while read line; do printf '%s\n' \"$line\"; done </proc/self/$file; done; read wait",
         volume=volume,
         readonly=readonly,
         trusted_xattrs=trusted,
@@ -156,7 +158,9 @@ def test_the_running_helper_is_confined(
         assert mounts["/volume"]["VolumeOptions"]["NoCopy"] is True
         assert bool(mounts["/volume"].get("ReadOnly")) is readonly
         process.close_stdin()
-        status = dict(line.split(":", 1) for line in read_all(process).decode().splitlines())
+        said, interfaces = read_all(process).decode().split("Inter-|", 1)
+        status = dict(line.split(":", 1) for line in said.splitlines())
+    assert re.findall(r"^(\S+):", interfaces, re.MULTILINE) == ["lo"]
     numbers = {"CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "SYS_ADMIN": 21}
     numbers |= {"MKNOD": 27, "SETFCAP": 31}
     assert int(status["CapEff"], 16) == sum(1 << numbers[name] for name in capabilities)
