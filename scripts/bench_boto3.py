@@ -28,7 +28,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from drkit.storage.s3 import CONNECTIONS, PARALLEL_GETS, PARALLEL_PUTS, REQUEST_SIZE
+from drkit.storage.s3.bucket import CONNECTIONS, PARALLEL_GETS, PARALLEL_PUTS, REQUEST_SIZE
 
 REGION = "us-east-1"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from drkit.operations.access import Access, open_access
 from drkit.storage import LOCK_HINT, attack, is_s3
-from drkit.storage.tamper import Attempt
+from drkit.storage.s3.tamper import Attempt
 
 
 @dataclass(frozen=True)

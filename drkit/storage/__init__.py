@@ -8,12 +8,12 @@ from urllib.parse import unquote, urlsplit
 
 from drkit.errors import UsageError
 from drkit.storage.base import ObjectInfo, Storage, validate_key
-from drkit.storage.local import LocalStorage, open_directory, permission_problem
-from drkit.storage.reserve import keep_reserve, released_reserve
-from drkit.storage.settings import LOCK_HINT, ObjectLock, S3Settings, parse_s3_url
+from drkit.storage.local.directory import LocalStorage, open_directory, permission_problem
+from drkit.storage.local.reserve import keep_reserve, released_reserve
+from drkit.storage.s3.settings import LOCK_HINT, ObjectLock, S3Settings, parse_s3_url
 
 if TYPE_CHECKING:
-    from drkit.storage.tamper import Attempt
+    from drkit.storage.s3.tamper import Attempt
 
 __all__ = [
     "LOCK_HINT",
@@ -40,8 +40,8 @@ _HINT = "Give the path of a directory, or a URL like s3://bucket/prefix."
 
 def attack(storage: Storage) -> tuple[list[Attempt], list[str]]:
     """Do to scratch objects in a bucket what a thief of our credentials would; see tamper.attack."""
-    from drkit.storage.s3 import S3Storage
-    from drkit.storage.tamper import attack as run
+    from drkit.storage.s3.bucket import S3Storage
+    from drkit.storage.s3.tamper import attack as run
 
     assert isinstance(storage, S3Storage)
     return run(storage)
@@ -59,8 +59,8 @@ def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None
     first request. Whether there is a repository inside is not looked at.
     """
     if is_s3(url):
-        from drkit.storage.s3 import open_bucket  # slow to load, and not needed for directories
-        from drkit.storage.s3_past import PastStorage
+        from drkit.storage.s3.bucket import open_bucket  # slow to load, and not needed for directories
+        from drkit.storage.s3.past import PastStorage
 
         settings = s3 or S3Settings()
         bucket = open_bucket(url, settings)

@@ -13,8 +13,8 @@ import pytest
 
 from drkit.errors import AccessDenied, ObjectExists, RepositoryNotFound, StorageUnavailable, UsageError
 from drkit.storage.probe import probe
-from drkit.storage.s3 import MAX_OBJECT, S3Storage, open_bucket
-from drkit.storage.settings import S3Settings
+from drkit.storage.s3.bucket import MAX_OBJECT, S3Storage, open_bucket
+from drkit.storage.s3.settings import S3Settings
 from tests.support.s3 import IMPATIENT, S3Server, bucket, credentials, unique_bucket
 
 

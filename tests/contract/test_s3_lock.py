@@ -13,8 +13,8 @@ import pytest
 
 from drkit.errors import AccessDenied, ObjectNotFound, StorageUnavailable, UsageError
 from drkit.storage import open_storage
-from drkit.storage.s3 import S3Storage, open_bucket
-from drkit.storage.settings import ObjectLock, S3Settings
+from drkit.storage.s3.bucket import S3Storage, open_bucket
+from drkit.storage.s3.settings import ObjectLock, S3Settings
 from tests.support.s3 import IMPATIENT, S3Server, credentials, locked_bucket
 
 KEY = "packs/aa/one"

@@ -13,8 +13,8 @@ import pytest
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound, UsageError
 from drkit.storage import Storage, open_storage
 from drkit.storage.cached import CachedStorage
-from drkit.storage.local import LocalStorage
-from drkit.storage.s3 import S3Storage
+from drkit.storage.local.directory import LocalStorage
+from drkit.storage.s3.bucket import S3Storage
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.memory_storage import MemoryStorage
 from tests.support.s3 import Backend, moto_backend, moto_server_backend, radosgw_backend

@@ -22,7 +22,7 @@ import pytest
 
 from drkit.errors import AccessDenied, DrkitError, ObjectExists, StorageFull, StorageUnavailable
 from drkit.storage import open_storage, permission_problem
-from drkit.storage.local import LocalStorage, explain
+from drkit.storage.local.directory import LocalStorage, explain
 
 MIB = 1 << 20
 
@@ -299,7 +299,7 @@ def test_the_middle_of_a_put_is_invisible_and_its_debris_goes_with_the_next_writ
     """As above, but stopped at a known place: just before the data is synced."""
     script = """
 import os, signal, sys
-import drkit.storage.files
+import drkit.storage.local.files
 from drkit.storage import open_storage
 os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
 open_storage(sys.argv[1]).put("packs/aa/one", b"x" * 100)
@@ -363,7 +363,7 @@ def test_what_is_no_temporary_file_stays_in_tmp(storage: LocalStorage) -> None:
 def test_writers_starting_together_do_not_take_each_other_for_debris(tmp_path: Path) -> None:
     script = """
 import sys
-from drkit.storage.local import LocalStorage
+from drkit.storage.local.directory import LocalStorage
 from pathlib import Path
 for number in range(150):
     LocalStorage(Path(sys.argv[1])).put(f"{sys.argv[2]}/{number}", b"x" * 1000)

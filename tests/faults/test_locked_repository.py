@@ -15,8 +15,8 @@ from drkit.repository.identity import Identity, generate_identity
 from drkit.repository.locks import LOCKED_PREFIXES, renew_locks
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
-from drkit.storage.s3 import S3Storage, open_bucket
-from drkit.storage.settings import ObjectLock, S3Settings
+from drkit.storage.s3.bucket import S3Storage, open_bucket
+from drkit.storage.s3.settings import ObjectLock, S3Settings
 from tests.support.pruning import debris, prune_now
 from tests.support.repositories import NOW, Content, random_content, read_everything, write_snapshot
 from tests.support.s3 import IMPATIENT, S3Server, credentials, locked_bucket

@@ -16,8 +16,8 @@ from drkit.repository.check import check_repository
 from drkit.repository.repository import Repository
 from drkit.repository.snapshot import SNAPSHOT_PREFIX
 from drkit.storage.retry import Patience
-from drkit.storage.s3 import S3Storage, open_bucket
-from drkit.storage.settings import S3Settings
+from drkit.storage.s3.bucket import S3Storage, open_bucket
+from drkit.storage.s3.settings import S3Settings
 from tests.support.lab import Lab
 from tests.support.repositories import create, random_content, read_everything, write_snapshot
 from tests.support.s3 import S3Server, bucket, credentials

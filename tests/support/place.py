@@ -7,8 +7,8 @@ from functools import cache
 
 from drkit.storage import S3Settings, Storage, is_s3, open_storage
 from drkit.storage.retry import Patience
-from drkit.storage.s3 import S3Storage
-from drkit.storage.settings import parse_s3_url
+from drkit.storage.s3.bucket import S3Storage
+from drkit.storage.s3.settings import parse_s3_url
 
 NAMES = ("DRKIT_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 

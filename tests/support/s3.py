@@ -23,8 +23,8 @@ from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from drkit.storage.retry import Patience
-from drkit.storage.s3 import S3Storage, open_bucket
-from drkit.storage.settings import S3Settings
+from drkit.storage.s3.bucket import S3Storage, open_bucket
+from drkit.storage.s3.settings import S3Settings
 
 IMPATIENT = Patience(attempts=6, total=30, first_wait=0.02, longest_wait=0.2, connect=5, read=10)
 

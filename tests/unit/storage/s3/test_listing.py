@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from drkit.storage.s3_listing import take_objects
+from drkit.storage.s3.listing import take_objects
 
 OBJECT = "<Contents><Key>a/b%20c</Key><Size>7</Size><ETag>x</ETag></Contents>"
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from drkit.errors import ObjectNotFound, UsageError
 from drkit.storage.base import Data, ObjectInfo, Storage, validate_key, validate_prefix
-from drkit.storage.s3_listing import Version
+from drkit.storage.s3.listing import Version
 
 
 class VersionedStorage(Protocol):

@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Any
 
 from drkit.errors import ObjectNotFound, StorageUnavailable
-from drkit.storage.s3_listing import Version
-from drkit.storage.settings import LOCK_HINT, ObjectLock
+from drkit.storage.s3.listing import Version
+from drkit.storage.s3.settings import LOCK_HINT, ObjectLock
 
 _PARALLEL = 8
 _BATCH = 1000

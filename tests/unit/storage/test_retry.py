@@ -9,7 +9,7 @@ import pytest
 
 from drkit.errors import AccessDenied, StorageUnavailable
 from drkit.storage.retry import Deadline, Passing, Patience, Retrier
-from drkit.storage.throttle import Throttle, ThrottledBody
+from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
 QUICK = Patience(attempts=5, total=30, first_wait=0.001, longest_wait=0.002)
 

@@ -34,7 +34,7 @@ from drkit.storage.base import (
     validate_prefix,
     validate_range,
 )
-from drkit.storage.files import (
+from drkit.storage.local.files import (
     file_system_type,
     locks_exclude,
     opened_directory,

@@ -20,7 +20,7 @@ from drkit.errors import (
     StorageUnavailable,
 )
 from drkit.storage.retry import Passing
-from drkit.storage.settings import LOCK_HINT, S3Settings
+from drkit.storage.s3.settings import LOCK_HINT, S3Settings
 
 CREDENTIALS_HINT = (
     "Check the credentials: repository.credentials_file or profile in the policy, or AWS_ACCESS_KEY_ID and "

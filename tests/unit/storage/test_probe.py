@@ -19,7 +19,7 @@ from drkit.repository.snapshot import Snapshot
 from drkit.repository.writer import RunWriter
 from drkit.storage import ObjectInfo, open_storage
 from drkit.storage.base import Data, Nature
-from drkit.storage.files import file_system_type
+from drkit.storage.local.files import file_system_type
 from drkit.storage.probe import Capabilities, probe
 from tests.support.memory_storage import MemoryStorage
 from tests.support.pruning import ALL, FastClock

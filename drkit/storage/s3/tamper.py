@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound
 from drkit.storage.base import Data
-from drkit.storage.s3_listing import Version
+from drkit.storage.s3.listing import Version
 
 PREFIX = "packs/tamper-"
 LOCK_SECONDS = 15

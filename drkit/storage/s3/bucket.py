@@ -37,11 +37,11 @@ from drkit.errors import (
 )
 from drkit.storage.base import Data, Nature, ObjectInfo, Storage, validate_key, validate_prefix, validate_range
 from drkit.storage.retry import Deadline, Passing, Patience, Retrier
-from drkit.storage.s3_answers import CREDENTIALS_HINT, explain, moment
-from drkit.storage.s3_listing import Listings, Version, take_objects
-from drkit.storage.s3_lock import Locks
-from drkit.storage.settings import LOCK_HINT, S3Settings, parse_s3_url
-from drkit.storage.throttle import Throttle, ThrottledBody
+from drkit.storage.s3.answers import CREDENTIALS_HINT, explain, moment
+from drkit.storage.s3.listing import Listings, Version, take_objects
+from drkit.storage.s3.locks import Locks
+from drkit.storage.s3.settings import LOCK_HINT, S3Settings, parse_s3_url
+from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
 MAX_OBJECT = 65 * 1024 * 1024
 """Bytes of the largest object: a pack stays under 64 MiB. One PUT carries it; there is no multipart upload."""

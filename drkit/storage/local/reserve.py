@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drkit.storage.base import RESERVED, Storage
-from drkit.storage.files import opened_directory
-from drkit.storage.local import RESERVE_NAME, LocalStorage
+from drkit.storage.local.directory import RESERVE_NAME, LocalStorage
+from drkit.storage.local.files import opened_directory
 
 PARTS = 16
 """Files, so that inodes are set aside as well."""

@@ -15,8 +15,8 @@ from drkit.errors import (
     StorageUnavailable,
 )
 from drkit.storage.retry import Passing
-from drkit.storage.s3_answers import explain
-from drkit.storage.settings import S3Settings, parse_s3_url
+from drkit.storage.s3.answers import explain
+from drkit.storage.s3.settings import S3Settings, parse_s3_url
 
 PLAIN = S3Settings()
 

@@ -8,7 +8,7 @@ import pytest
 
 from drkit.errors import RepositoryNotFound, UsageError
 from drkit.storage import local_path, open_storage
-from drkit.storage.local import LocalStorage
+from drkit.storage.local.directory import LocalStorage
 
 
 @pytest.mark.parametrize(
