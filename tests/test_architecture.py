@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # What stands on one line does not know of each other; every line may use those above it.
 LAYERS: list[set[str]] = [
-    {"errors", "__init__"},
+    {"errors", "tuning", "__init__"},
     {"policy", "storage"},
     {"repository", "engine", "retention", "schedule"},
     {"pipeline"},
@@ -33,21 +33,21 @@ RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 
 # Third-party packages, each with the one module that knows it and translates its exceptions.
 OWNERS = {
-    "blake3": "drkit.repository.digest",
+    "blake3": "drkit.repository.format.digest",
     "boto3": "drkit.storage.s3.bucket",
-    "cryptography": "drkit.repository.sealing",
+    "cryptography": "drkit.repository.format.sealing",
     "docker": "drkit.engine.client",
-    "msgpack": "drkit.repository.tree",
+    "msgpack": "drkit.repository.format.tree",
     "pathspec": "drkit.pipeline.select",
     "pydantic": "drkit.policy.schema",
-    "pyfastcdc": "drkit.repository.chunker",
-    "pyrage": "drkit.repository.identity",
+    "pyfastcdc": "drkit.repository.format.chunker",
+    "pyrage": "drkit.repository.keys.identity",
     "requests": "drkit.engine.client",
     "rich": "drkit.cli.*",
     "tenacity": "drkit.storage.retry",
     "typer": "drkit.cli.*",
     "yaml": "drkit.policy.load",
-    "zstandard": "drkit.repository.compression",
+    "zstandard": "drkit.repository.format.compression",
 }
 # Packages that another one declares and whose types its own interface shows.
 PART_OF = {"botocore": "boto3", "pydantic_core": "pydantic", "urllib3": "requests"}

@@ -16,7 +16,7 @@ from drkit.cli.session import Session
 if TYPE_CHECKING:
     from drkit.errors import DrkitError
     from drkit.operations.copy import Mirrored
-    from drkit.repository.snapshot import Snapshot
+    from drkit.repository.format.snapshot import Snapshot
 
 
 def backup(
@@ -39,7 +39,7 @@ def backup(
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
         session.connect_ahead()
         from drkit.operations.plan import choose, made_ready, plan_targets
-        from drkit.repository.names import new_run_id
+        from drkit.repository.format.names import new_run_id
 
         planned = choose(plan_targets(session.required_policy, session.engine), target)
         if dry_run:

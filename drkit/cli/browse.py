@@ -24,7 +24,7 @@ from drkit.cli.options import (
 from drkit.cli.session import Session
 
 if TYPE_CHECKING:
-    from drkit.repository.snapshot import Target
+    from drkit.repository.format.snapshot import Target
 
 SnapshotArgument = Annotated[str, typer.Argument(metavar="SNAPSHOT|latest", help="A snapshot's id, or latest.")]
 

@@ -324,7 +324,7 @@ def passphrase(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Keep the identity in the repository under a passphrase, or under a new one."""
-    from drkit.repository.custody import replace_escrow
+    from drkit.repository.holders.custody import replace_escrow
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
         if passphrase_file is None and session.ask_passphrase is None:

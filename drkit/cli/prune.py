@@ -47,7 +47,7 @@ def prune(
     from drkit.policy.durations import EXPECTED, parse_duration
     from drkit.policy.sizes import EXPECTED as SIZE_EXPECTED
     from drkit.policy.sizes import parse_size
-    from drkit.repository.prune import Options
+    from drkit.repository.prune.prune import Options
 
     try:
         limit = parse_size(max_repack)

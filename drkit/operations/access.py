@@ -18,7 +18,7 @@ from drkit.operations.identities import (
     read_secret,
 )
 from drkit.policy import Place, Policy
-from drkit.repository.identity import parse_recipients
+from drkit.repository.keys.identity import parse_recipients
 from drkit.repository.locks import LOCKED_PREFIXES
 from drkit.repository.repository import Repository
 from drkit.storage import ObjectLock, S3Settings, Storage, is_s3, local_path, open_storage, parse_s3_url

@@ -37,10 +37,10 @@ from drkit.pipeline.capture import Capture, can_take_over, capture_stream, captu
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.stream import iterator_readinto
 from drkit.policy import Policy
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, parse_time
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, parse_time
 from drkit.repository.writer import RunWriter
 from drkit.storage import keep_reserve
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from drkit.errors import DrkitError, UsageError
 from drkit.pipeline.select import Patterns
-from drkit.repository.names import display_path
+from drkit.repository.format.names import display_path
+from drkit.repository.format.snapshot import Snapshot, Target
+from drkit.repository.format.tree import Member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot, Target
-from drkit.repository.tree import Member
 
 
 class Listed(NamedTuple):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from drkit.errors import DrkitError, IntegrityError, PartialFailure
 from drkit.operations.access import Access, open_access
 from drkit.operations.find_snapshot import by_id, readable_snapshots
-from drkit.repository.mirror import open_mirror
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
+from drkit.repository.mirror.mirror import open_mirror
+from drkit.repository.mirror.transfer import Transfer
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import SNAPSHOT_PREFIX, Snapshot
-from drkit.repository.transfer import Transfer
 from drkit.storage import keep_reserve
 
 log = logging.getLogger(__name__)

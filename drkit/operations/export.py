@@ -8,10 +8,10 @@ from drkit.errors import IntegrityError
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import Selected, selected_members
 from drkit.pipeline.stream import MemberStream, iterator_readinto
-from drkit.repository.custody import require_identity
+from drkit.repository.format.snapshot import Target
+from drkit.repository.holders.custody import require_identity
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Target
 
 
 def export(repository: Repository, target: Target, write: Callable[[bytes | memoryview], object]) -> tuple[int, int]:

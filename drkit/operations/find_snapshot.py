@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from drkit.errors import DrkitError, IntegrityError, UsageError
+from drkit.repository.format.snapshot import Snapshot, Target, parse_time
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot, Target, parse_time
 
 LATEST = "latest"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from drkit.errors import DrkitError, RetentionRefused, StorageFull
 from drkit.operations.find_snapshot import by_id, readable_snapshots
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.storage import keep_reserve, released_reserve
 
 

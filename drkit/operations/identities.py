@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drkit.errors import AccessDenied, UsageError
 from drkit.operations.secret_command import MAX_BYTES, run_secret_command
-from drkit.repository.identity import (
+from drkit.repository.keys.identity import (
     Identity,
     check_work_factor,
     is_passphrase_protected,

@@ -12,10 +12,10 @@ from drkit.operations.access import Access, open_access, read_recipients, same_p
 from drkit.operations.identities import AskPassphrase, read_identities
 from drkit.operations.private_file import write_new
 from drkit.operations.recovery_kit import Kit, make_kit
-from drkit.repository.identity import Identity, check_recipient, generate_identity
-from drkit.repository.keys import put_escrow
-from drkit.repository.labels import Holder
-from drkit.repository.mirror import create_mirror, open_mirror
+from drkit.repository.keys.identity import Identity, check_recipient, generate_identity
+from drkit.repository.keys.labels import Holder
+from drkit.repository.keys.wraps import put_escrow
+from drkit.repository.mirror.mirror import create_mirror, open_mirror
 from drkit.repository.repository import Repository, require_no_repository
 from drkit.storage import LOCK_HINT, Storage, keep_reserve
 from drkit.storage.probe import Capabilities, probe

@@ -9,7 +9,7 @@ from pathlib import Path
 from drkit import retention
 from drkit.errors import PolicyError
 from drkit.policy import Policy, parse_policy
-from drkit.repository.snapshot import Snapshot
+from drkit.repository.format.snapshot import Snapshot
 
 
 def still_kept(snapshots: Sequence[Snapshot], policy: Policy | None, host: str, now: datetime) -> frozenset[str]:

@@ -13,12 +13,12 @@ from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
 from drkit.operations.access import Access
 from drkit.operations.identities import AskPassphrase, IdentitySource, read_identities
 from drkit.operations.private_file import write_new
-from drkit.repository.custody import Custody, Wrap, grant, is_whole, read_custody, require_identity, revoke
-from drkit.repository.identity import Identity, check_recipient
-from drkit.repository.keys import format_meta_key, open_escrow
-from drkit.repository.labels import MAX_NAME, Holder, is_name
+from drkit.repository.holders.custody import Custody, Wrap, grant, is_whole, read_custody, require_identity, revoke
+from drkit.repository.holders.prove import prove_keys
+from drkit.repository.keys.identity import Identity, check_recipient
+from drkit.repository.keys.labels import MAX_NAME, Holder, is_name
+from drkit.repository.keys.wraps import format_meta_key, open_escrow
 from drkit.repository.proofs import Proof, add_proof, read_proofs
-from drkit.repository.prove import prove_keys
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 

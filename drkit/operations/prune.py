@@ -11,13 +11,13 @@ from drkit.errors import StorageFull
 from drkit.operations.find_snapshot import readable_snapshots
 from drkit.operations.kept import still_kept
 from drkit.policy import Policy
-from drkit.repository.condemn import Condemned, find_condemned
+from drkit.repository.format.names import new_run_id
+from drkit.repository.format.sealing import random_bytes
+from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.locks import renew_locks
-from drkit.repository.names import new_run_id
-from drkit.repository.prune import Clock, Done, Options, Prune
+from drkit.repository.prune.plan import Condemned, find_condemned
+from drkit.repository.prune.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
-from drkit.repository.sealing import random_bytes
-from drkit.repository.snapshot import Snapshot
 from drkit.storage import keep_reserve, released_reserve
 
 MAX_REPACK = 4 << 30

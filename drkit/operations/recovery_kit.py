@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from drkit import __version__
 from drkit.operations.access import Access
-from drkit.repository.custody import read_custody
-from drkit.repository.keys import ESCROW_PREFIX
-from drkit.repository.labels import Holder
+from drkit.repository.holders.custody import read_custody
+from drkit.repository.keys.labels import Holder
+from drkit.repository.keys.wraps import ESCROW_PREFIX
 from drkit.repository.repository import Repository
 from drkit.storage import S3Settings, is_s3, local_path
 

@@ -27,11 +27,11 @@ from drkit.pipeline.extract import Restore, extracted, raw_stream, verifier
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import Selection, select_members, selected_members
 from drkit.pipeline.stream import Progress
-from drkit.repository.custody import require_identity
+from drkit.repository.format.sealing import random_bytes
+from drkit.repository.format.snapshot import Snapshot, Target
+from drkit.repository.holders.custody import require_identity
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.sealing import random_bytes
-from drkit.repository.snapshot import Snapshot, Target
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import Selected
 from drkit.pipeline.stream import MemberStream, Progress, iterator_readinto, watched
 from drkit.repository.check import Finding, Report, check_pack_bytes_of, check_repository, describe_file
-from drkit.repository.custody import require_identity
+from drkit.repository.format.packs import pack_key, read_directory
+from drkit.repository.format.snapshot import Snapshot, Target, stored_trees
+from drkit.repository.format.tree import Member
+from drkit.repository.holders.custody import require_identity
 from drkit.repository.index import stored_packs
-from drkit.repository.keys import TREE_KEY_ID
-from drkit.repository.packs import pack_key, read_directory
+from drkit.repository.keys.wraps import TREE_KEY_ID
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot, Target, stored_trees
-from drkit.repository.tree import Member
 
 Verified = set[int]
 

@@ -24,11 +24,11 @@ from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.stream import MemberStream, Progress, ReadInto, StreamMember, watched
 from drkit.pipeline.tarframe import read_number
-from drkit.repository.names import display_path
+from drkit.repository.format.names import display_path
+from drkit.repository.format.snapshot import NameList, Target, tree_chunk_ids
+from drkit.repository.format.tree import Member, TreeWriter, encode_member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import NameList, Target, tree_chunk_ids
-from drkit.repository.tree import Member, TreeWriter, encode_member
 from drkit.repository.writer import RunWriter
 
 log = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ from drkit.pipeline.selection import Selected, Selection, selected_members
 from drkit.pipeline.standby import StandBy
 from drkit.pipeline.stream import MemberStream, Progress, StreamMember, iterator_readinto, watched
 from drkit.pipeline.tarframe import END_OF_ARCHIVE
-from drkit.repository.names import display_path
+from drkit.repository.format.names import display_path
+from drkit.repository.format.snapshot import Target
+from drkit.repository.format.tree import Member
 from drkit.repository.reader import ChunkReader
-from drkit.repository.snapshot import Target
-from drkit.repository.tree import Member
 
 _MISMATCHES_NAMED = 20
 

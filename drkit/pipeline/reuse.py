@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from drkit.pipeline.scan import Scan
-from drkit.repository.chunker import DATA_CHUNKS
-from drkit.repository.tree import EXTENT, Member
+from drkit.repository.format.chunker import DATA_CHUNKS
+from drkit.repository.format.tree import EXTENT, Member
 
 READ, REUSE = 0, 1
 

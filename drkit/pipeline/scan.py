@@ -9,7 +9,7 @@ from typing import NamedTuple
 from drkit.engine.volumes import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
 from drkit.pipeline.select import Patterns
-from drkit.repository.names import display_path
+from drkit.repository.format.names import display_path
 
 _READ_SIZE = 1024 * 1024
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from drkit.pipeline.paths import parents
 from drkit.pipeline.select import Patterns
-from drkit.repository.tree import Member
+from drkit.repository.format.tree import Member
 
 
 class Selected(NamedTuple):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from drkit.errors import CaptureFailed
 from drkit.pipeline.paths import member_path
 from drkit.pipeline.tarframe import HARD_LINK, SYMLINK, Frame, TarFramer
-from drkit.repository.chunker import DATA_CHUNKS, cut_lengths
-from drkit.repository.digest import Hasher, keyed_digest, keyed_hasher
-from drkit.repository.tree import EXTENT
+from drkit.repository.format.chunker import DATA_CHUNKS, cut_lengths
+from drkit.repository.format.digest import Hasher, keyed_digest, keyed_hasher
+from drkit.repository.format.tree import EXTENT
 
 ReadInto = Callable[[memoryview], int]
 PutChunk = Callable[[bytes], bytes]

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.repository.commit.marks import get_mark
+from drkit.repository.commit.session import get_session
+from drkit.repository.format.names import display_path
+from drkit.repository.format.packs import check_pack_bytes, pack_id_or_none, pack_key, read_directory
+from drkit.repository.format.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
+from drkit.repository.format.tree import EXTENT, Member
 from drkit.repository.index import ATTEMPTS, Index, get_raw_index, index_keys, read_all, stored_packs
-from drkit.repository.keys import TREE_KEY_ID, data_key_prefix, get_wrap
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap
 from drkit.repository.locks import LOCKED_PREFIXES
-from drkit.repository.marks import get_mark
-from drkit.repository.names import display_path
-from drkit.repository.packs import check_pack_bytes, pack_id_or_none, pack_key, read_directory
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.session import get_session
-from drkit.repository.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
-from drkit.repository.tree import EXTENT, Member
 from drkit.storage import foreign_files
 from drkit.storage.base import Storage
 

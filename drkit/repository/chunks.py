@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-from typing import NamedTuple
-
 from drkit.errors import IntegrityError
-from drkit.repository.compression import compress, decompress
-from drkit.repository.digest import keyed_digest
-from drkit.repository.keys import KeyRing, MetaKeys
-from drkit.repository.sealing import Cipher
+from drkit.repository.format.compression import compress, decompress
+from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.sealing import Cipher
+from drkit.repository.keys.wraps import KeyRing, MetaKeys
 
 MAX_CHUNK_SIZE = 64 * 1024 * 1024
 """Bytes, uncompressed: what a reader accepts. Writers cut at 4 MiB."""
-
-
-class Entry(NamedTuple):
-    """A chunk in a pack, as pack directories and index objects list it. Sizes in bytes."""
-
-    chunk_id: bytes
-    key_id: bytes
-    offset: int
-    sealed_size: int
-    size: int
-
-
-ENTRY = struct.Struct("<32s16sIII")
-
-
-def decode_entries(data: bytes, *, source: str) -> list[Entry]:
-    if len(data) % ENTRY.size:
-        raise IntegrityError(
-            f"{source}: a chunk list of {len(data)} bytes has no whole number of entries", object_name=source
-        )
-    return [Entry(*fields) for fields in ENTRY.iter_unpack(data)]
 
 
 class ChunkSealer:

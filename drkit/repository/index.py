@@ -11,10 +11,17 @@ from secrets import randbelow
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
-from drkit.repository.chunks import ENTRY, Entry, decode_entries
-from drkit.repository.keys import data_key_wraps, usable_keys
-from drkit.repository.objects import ObjectSealer
-from drkit.repository.packs import PACK_PREFIX, pack_id_or_none, pack_key, read_directory
+from drkit.repository.format.objects import ObjectSealer
+from drkit.repository.format.packs import (
+    ENTRY,
+    PACK_PREFIX,
+    Entry,
+    decode_entries,
+    pack_id_or_none,
+    pack_key,
+    read_directory,
+)
+from drkit.repository.keys.wraps import data_key_wraps, usable_keys
 from drkit.storage.base import Storage
 
 INDEX_PREFIX = "index/"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from drkit.repository.commit.marks import read_marks
+from drkit.repository.format.packs import PACK_PREFIX, pack_key
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX
 from drkit.repository.index import INDEX_PREFIX, get_raw_index, read_all
-from drkit.repository.keys import data_key_labels, data_key_wraps
-from drkit.repository.marks import read_marks
-from drkit.repository.packs import PACK_PREFIX, pack_key
+from drkit.repository.keys.wraps import data_key_labels, data_key_wraps
 from drkit.repository.proofs import PROOF_PREFIX
 from drkit.repository.repository import CONFIG, Repository
-from drkit.repository.snapshot import SNAPSHOT_PREFIX
 
 LOCKED_PREFIXES = (CONFIG, "keys/", PACK_PREFIX, INDEX_PREFIX, SNAPSHOT_PREFIX, PROOF_PREFIX)
 """Sessions and marks pass, and are deleted by every run."""

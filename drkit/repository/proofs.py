@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from drkit.errors import IntegrityError, ObjectExists
+from drkit.repository.format.sealing import random_bytes
+from drkit.repository.format.snapshot import format_time, parse_time
 from drkit.repository.repository import Repository
-from drkit.repository.sealing import random_bytes
-from drkit.repository.snapshot import format_time, parse_time
 
 PROOF_PREFIX = "proofs/"
 _DIGITS = 10

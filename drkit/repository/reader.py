@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import NamedTuple
 
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.repository.format.packs import pack_key
+from drkit.repository.format.snapshot import Target, tree_chunk_ids
+from drkit.repository.format.tree import EXTENT, Member, decode_members
 from drkit.repository.index import Location
-from drkit.repository.memory import keep_freed_memory
-from drkit.repository.packs import pack_key
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Target, tree_chunk_ids
-from drkit.repository.tree import EXTENT, Member, decode_members
+from drkit.tuning import keep_freed_memory
 
 AHEAD = 24 * 1024 * 1024
 """Bytes of decoded chunks kept: those read ahead, and recent ones that scattered members ask for again.

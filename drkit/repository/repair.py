@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.packs import read_directory
 from drkit.repository.index import MAX_ENTRIES, PackListing, get_raw_index, put_index, read_all, stored_packs
-from drkit.repository.packs import read_directory
 from drkit.repository.repository import Repository
 
 

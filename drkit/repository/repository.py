@@ -9,17 +9,17 @@ from datetime import datetime
 from typing import Any
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, ObjectNotFound, RepositoryNotFound
-from drkit.repository import keys
-from drkit.repository.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.chunks import ChunkSealer
-from drkit.repository.digest import keyed_digest
-from drkit.repository.identity import Identity
+from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
+from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.objects import ObjectSealer
+from drkit.repository.format.sealing import random_bytes
+from drkit.repository.format.snapshot import Snapshot, format_time, list_snapshots
 from drkit.repository.index import Index, add_unlisted_packs, salvage_index
-from drkit.repository.keys import KeyRing, MetaKeys
-from drkit.repository.labels import Holder
-from drkit.repository.objects import ObjectSealer
-from drkit.repository.sealing import random_bytes
-from drkit.repository.snapshot import Snapshot, format_time, list_snapshots
+from drkit.repository.keys import wraps as keys
+from drkit.repository.keys.identity import Identity
+from drkit.repository.keys.labels import Holder
+from drkit.repository.keys.wraps import KeyRing, MetaKeys
 from drkit.storage.base import Storage
 
 FORMAT = "drkit repository"

@@ -13,19 +13,18 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from drkit.errors import IntegrityError, RepositoryLocked
-from drkit.repository.chunks import Entry
+from drkit.repository.commit.marks import read_marks
+from drkit.repository.commit.protocol import OPENING, STORING, perform
+from drkit.repository.commit.session import Session
+from drkit.repository.commit.single_writer import require_sole_writer
+from drkit.repository.format.packs import DATA_MAGIC, TREE_MAGIC, Entry, PackBuilder, pack_buffer, pack_key
+from drkit.repository.format.sealing import random_bytes
+from drkit.repository.format.snapshot import Snapshot, create_record, encode_snapshot, is_taken
 from drkit.repository.index import MAX_ENTRIES, Index, PackListing, load_index, put_index, stored_packs
-from drkit.repository.keys import KEY_ID_SIZE, TREE_KEY_ID, data_key_prefix, new_key, put_key
-from drkit.repository.labels import Holder
-from drkit.repository.marks import read_marks
-from drkit.repository.memory import keep_freed_memory
-from drkit.repository.packs import DATA_MAGIC, TREE_MAGIC, PackBuilder, pack_buffer, pack_key
-from drkit.repository.protocol import OPENING, STORING, perform
+from drkit.repository.keys.labels import Holder
+from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, data_key_prefix, new_key, put_key
 from drkit.repository.repository import Repository
-from drkit.repository.sealing import random_bytes
-from drkit.repository.session import Session
-from drkit.repository.snapshot import Snapshot, create_record, encode_snapshot, is_taken
-from drkit.repository.sole import require_sole_writer
+from drkit.tuning import keep_freed_memory
 
 WORKERS = 2
 IN_FLIGHT = 8 * 1024 * 1024
@@ -163,7 +162,7 @@ class RunWriter:
 
     def _open_session(self) -> None:
         self._session.open()
-        require_sole_writer(self._repository, self.run_id)
+        require_sole_writer(self._storage, self.run_id, single_writer=self._repository.single_writer)
 
     def _read_marks(self) -> None:
         marks = read_marks(self._storage, self._repository.objects)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from drkit.errors import AccessDenied
-from drkit.repository.keys import data_key_wraps
+from drkit.repository.keys.wraps import data_key_wraps
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from tests.support.lab import Lab, Volume, fill

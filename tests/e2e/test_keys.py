@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from drkit.repository.identity import generate_identity, wrap_with_passphrase
+from drkit.repository.keys.identity import generate_identity, wrap_with_passphrase
 from tests.support.lab import Lab, Result
 
 

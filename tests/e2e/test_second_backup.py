@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from drkit.repository.identity import parse_identity
-from drkit.repository.keys import format_meta_key
+from drkit.repository.keys.identity import parse_identity
+from drkit.repository.keys.wraps import format_meta_key
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from tests.support.lab import Lab, Volume

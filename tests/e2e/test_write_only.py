@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import AccessDenied
-from drkit.repository.packs import DATA_MAGIC
+from drkit.repository.format.packs import DATA_MAGIC
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from tests.support.lab import Lab, Volume, fill
@@ -96,7 +96,7 @@ def nothing_readable(lab: Lab, key: Path) -> None:
                 repository.keys.get(key_id)
     # The key's file alone derives subkeys; none of them opens a data chunk.
     from drkit.errors import IntegrityError
-    from drkit.repository.sealing import Cipher
+    from drkit.repository.format.sealing import Cipher
 
     meta = repository.meta
     for key_id, chunk_id in samples.items():

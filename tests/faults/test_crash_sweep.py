@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from drkit.repository.identity import generate_identity, parse_identity
+from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.keys.identity import generate_identity, parse_identity
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot
 from tests.support.crash_sweep import ACTIONS, key_story, story, sweep
 from tests.support.s3 import S3Server, bucket, credentials
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from drkit.repository.check import check_repository
-from drkit.repository.identity import Identity, generate_identity
+from drkit.repository.keys.identity import Identity, generate_identity
 from drkit.repository.locks import LOCKED_PREFIXES, renew_locks
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage

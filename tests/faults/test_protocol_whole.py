@@ -6,7 +6,7 @@ from tests.support.protocol_model import Actor, Rules, World, explore, pack
 
 
 def test_no_interleaving_of_two_runs_and_two_prunes_loses_a_chunk() -> None:
-    """The listings of one reading of the index are one step here; in tests/unit/test_protocol.py they are not."""
+    """The listings of one reading of the index are one step here; in the unit test of the protocol they are not."""
     dead = pack("a", "0")
     start = World(frozenset({dead}), frozenset({("i", frozenset({dead}))}), keys=frozenset({"k"}))
     runs = [Actor("w1", "run", "a"), Actor("w2", "run", "a")]

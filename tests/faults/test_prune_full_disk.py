@@ -13,8 +13,8 @@ import pytest
 from drkit.errors import StorageFull
 from drkit.operations.prune import prune
 from drkit.repository.check import check_repository
-from drkit.repository.identity import Identity
-from drkit.repository.prune import Options
+from drkit.repository.keys.identity import Identity
+from drkit.repository.prune.prune import Options
 from drkit.repository.repository import Repository
 from drkit.storage import keep_reserve, open_storage
 from tests.support.pruning import FastClock, debris

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import pytest
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, RepositoryNotFound, StorageUnavailable
-from drkit.repository import packs as packs_module
 from drkit.repository import writer as writer_module
 from drkit.repository.check import Report, check_repository
-from drkit.repository.identity import Identity, generate_identity
-from drkit.repository.keys import put_escrow
-from drkit.repository.packs import DATA_MAGIC, HEADER_SIZE, TRAILER
+from drkit.repository.format import packs as packs_module
+from drkit.repository.format.packs import DATA_MAGIC, HEADER_SIZE, TRAILER
+from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.keys.identity import Identity, generate_identity
+from drkit.repository.keys.wraps import put_escrow
 from drkit.repository.repository import CONFIG, Repository
-from drkit.repository.snapshot import Snapshot
 from drkit.repository.writer import RunWriter
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.memory_storage import MemoryStorage

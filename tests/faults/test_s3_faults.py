@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from drkit.errors import DrkitError, ObjectExists, ObjectNotFound, RepositoryLocked, StorageUnavailable
-from drkit.repository import packs
 from drkit.repository.check import check_repository
+from drkit.repository.format import packs
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import SNAPSHOT_PREFIX
 from drkit.storage.retry import Patience
 from drkit.storage.s3.bucket import S3Storage, open_bucket
 from drkit.storage.s3.settings import S3Settings

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.repository.identity import generate_identity, parse_identity, wrap_with_passphrase
+from drkit.repository.keys.identity import generate_identity, parse_identity, wrap_with_passphrase
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from tests.support.lab import Lab, Result, finish

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from drkit.pipeline.paths import member_path
 from drkit.pipeline.stream import MemberStream, iterator_readinto
-from drkit.repository.identity import generate_identity
-from drkit.repository.keys import format_meta_key, put_escrow
+from drkit.repository.format.snapshot import NameList, Snapshot, Target, format_time
+from drkit.repository.format.tree import Member, TreeWriter, encode_member
+from drkit.repository.keys.identity import generate_identity
+from drkit.repository.keys.wraps import format_meta_key, put_escrow
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import NameList, Snapshot, Target, format_time
-from drkit.repository.tree import Member, TreeWriter, encode_member
 from drkit.repository.writer import RunWriter
 from drkit.storage import open_storage
 from tests.support.host_tar import capture_directory

@@ -7,10 +7,11 @@ from multiprocessing.connection import Connection
 
 from drkit.errors import RepositoryLocked
 from drkit.operations.copy import copy_into
-from drkit.repository import packs, session
-from drkit.repository.identity import Identity, parse_identity
-from drkit.repository.mirror import open_mirror
-from drkit.repository.prune import Prune
+from drkit.repository.commit import session
+from drkit.repository.format import packs
+from drkit.repository.keys.identity import Identity, parse_identity
+from drkit.repository.mirror.mirror import open_mirror
+from drkit.repository.prune.prune import Prune
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from tests.support.mirroring import by_original, copy_all, make_mirror

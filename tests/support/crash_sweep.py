@@ -22,9 +22,10 @@ from unittest import mock
 from drkit.errors import AccessDenied, DrkitError
 from drkit.operations.forget import forget
 from drkit.operations.keys import add_recipient, list_keys, remove_recipient, rewrap
-from drkit.repository import packs, writer
+from drkit.repository import writer
 from drkit.repository.check import check_repository
-from drkit.repository.identity import Identity, generate_identity, parse_identity
+from drkit.repository.format import packs
+from drkit.repository.keys.identity import Identity, generate_identity, parse_identity
 from drkit.repository.repair import repair_index
 from drkit.repository.repository import Repository
 from drkit.storage import is_s3

@@ -12,10 +12,10 @@ from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, r
 from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.stream import MemberStream, iterator_readinto
+from drkit.repository.format.snapshot import Target
+from drkit.repository.format.tree import Member, TreeWriter, encode_member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Target
-from drkit.repository.tree import Member, TreeWriter, encode_member
 from drkit.repository.writer import RunWriter
 
 

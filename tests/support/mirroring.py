@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 
 from drkit.operations.copy import Copies, copy_into
-from drkit.repository.identity import Identity
-from drkit.repository.mirror import create_mirror, open_mirror
+from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.keys.identity import Identity
+from drkit.repository.mirror.mirror import create_mirror, open_mirror
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot
 from drkit.storage.base import Storage
 from tests.support.repositories import NOW, Content, read_content
 

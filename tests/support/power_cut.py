@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drkit.errors import DrkitError
-from drkit.repository import packs
 from drkit.repository.check import check_repository
-from drkit.repository.identity import Identity, parse_identity
+from drkit.repository.format import packs
+from drkit.repository.keys.identity import Identity, parse_identity
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from tests.support.pruning import prune_now, prune_until_clean

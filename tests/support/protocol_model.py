@@ -1,4 +1,4 @@
-"""A model of runs and prunes that takes the code's own step lists (drkit.repository.protocol) and explores them all.
+"""A model of runs and prunes that takes the code's own step lists (commit/protocol.py) and explores them all.
 
 Every actor may be delayed for ever before each step, and each listing, put and delete is a step of its own. A crash is
 a delay that never ends: nothing in the repository tells the two apart, and whatever the others do after a crash they do
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from drkit.repository.protocol import BACKUP, PRUNE
+from drkit.repository.commit.protocol import BACKUP, PRUNE
 
 FENCED = "fenced"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from drkit.repository.index import get_raw_index, index_keys, stored_packs
-from drkit.repository.keys import TREE_KEY_ID, data_key_wraps
-from drkit.repository.prune import Clock, Done, Options, Prune
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_wraps
+from drkit.repository.prune.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
 
 ALL = Options(max_repack=1 << 40, yes_really=True)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from drkit.errors import DrkitError, RepositoryLocked
-from drkit.repository import packs, session
 from drkit.repository.check import check_repository
-from drkit.repository.identity import Identity, parse_identity
-from drkit.repository.prune import Prune
+from drkit.repository.commit import session
+from drkit.repository.format import packs
+from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.keys.identity import Identity, parse_identity
+from drkit.repository.prune.prune import Prune
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot
 from tests.support.place import environment, open_place
 from tests.support.pruning import ALL, prune_until_clean
 from tests.support.repositories import Content, create, read_everything, write_snapshot

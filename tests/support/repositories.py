@@ -6,12 +6,12 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from drkit.repository.digest import keyed_digest
-from drkit.repository.identity import Identity, generate_identity
+from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.format.tree import EXTENT, Member, TreeWriter, encode_member
+from drkit.repository.keys.identity import Identity, generate_identity
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot, Target, format_time
-from drkit.repository.tree import EXTENT, Member, TreeWriter, encode_member
 from drkit.repository.writer import RunWriter
 from drkit.storage.base import Storage
 

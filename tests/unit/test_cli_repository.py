@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from drkit.repository.keys import format_meta_key
+from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.keys.wraps import format_meta_key
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot, Target, format_time
 from drkit.repository.writer import RunWriter
 from drkit.storage import open_storage
 from tests.conftest import CliResult, DrkitCli

@@ -17,7 +17,7 @@ from drkit.operations.access import repository_access
 from drkit.operations.identities import IdentitySource, read_identities, read_passphrase
 from drkit.operations.secret_command import MAX_BYTES, run_secret_command
 from drkit.policy import Policy, parse_policy
-from drkit.repository.identity import (
+from drkit.repository.keys.identity import (
     Identity,
     check_recipient,
     generate_identity,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from drkit.operations.recovery_kit import Kit, fingerprint, kit_html, kit_text
-from drkit.repository.identity import generate_identity
-from drkit.repository.labels import Holder
+from drkit.repository.keys.identity import generate_identity
+from drkit.repository.keys.labels import Holder
 from drkit.storage import S3Settings
 
 ESCROW = "keys/escrow/" + "ab" * 32

@@ -12,7 +12,7 @@ import pytest
 
 from drkit.pipeline.reuse import READ, REUSE, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Scan
-from drkit.repository.tree import EXTENT, Member
+from drkit.repository.format.tree import EXTENT, Member
 from tests.support.host_tar import scan_directory
 
 CHUNK = 1000

@@ -13,9 +13,9 @@ from drkit.errors import CaptureFailed
 from drkit.pipeline import stream as module
 from drkit.pipeline.stream import MemberStream, ReadInto, StreamMember, iterator_readinto, watched
 from drkit.pipeline.tarframe import BLOCK, END_OF_ARCHIVE, TarFramer
-from drkit.repository.chunker import DATA_CHUNKS, ChunkerParameters
-from drkit.repository.digest import keyed_digest
-from drkit.repository.tree import EXTENT
+from drkit.repository.format.chunker import DATA_CHUNKS, ChunkerParameters
+from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.tree import EXTENT
 from tests.support.host_tar import create_tar, scan_directory
 from tests.support.torture import make_torture_tree
 

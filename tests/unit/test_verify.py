@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from drkit.operations.verify import verify_repository
+from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.format.tree import Member, TreeWriter, encode_member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot, Target, format_time
-from drkit.repository.tree import Member, TreeWriter, encode_member
 from drkit.repository.writer import RunWriter
 from tests.support.host_tar import capture_directory
 from tests.support.memory_storage import MemoryStorage

@@ -12,10 +12,10 @@ from drkit.errors import AccessDenied, ObjectExists, RepositoryLocked, StorageUn
 from drkit.operations.access import Access
 from drkit.operations.identities import IdentitySource
 from drkit.operations.init import init
-from drkit.repository import sole
-from drkit.repository.prune import Prune
+from drkit.repository.commit import single_writer as sole
+from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.prune.prune import Prune
 from drkit.repository.repository import Repository
-from drkit.repository.snapshot import Snapshot
 from drkit.repository.writer import RunWriter
 from drkit.storage import ObjectInfo, open_storage
 from drkit.storage.base import Data, Nature
@@ -185,7 +185,9 @@ class Clock:
 
 def check_alone(repository: Repository, clock: Clock) -> None:
     repository.storage.put("sessions/me/0", b"x")
-    sole.require_sole_writer(repository, "me", clock=lambda: clock.now, sleep=clock.sleep)
+    sole.require_sole_writer(
+        repository.storage, "me", single_writer=repository.single_writer, clock=lambda: clock.now, sleep=clock.sleep
+    )
 
 
 def test_a_living_run_keeps_another_out() -> None:

@@ -1,0 +1,38 @@
+"""Marks: what a prune has condemned, said aloud before anything is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.objects import ObjectSealer
+from drkit.storage.base import Storage
+
+MARK_PREFIX = "marks/"
+ID_SIZE = 32
+
+Marks = dict[str, frozenset[bytes]]
+"""By prune id, the ids of condemned packs and of condemned wraps of data keys."""
+
+
+def put_mark(storage: Storage, sealer: ObjectSealer, prune_id: str, ids: Iterable[bytes]) -> None:
+    storage.put(MARK_PREFIX + prune_id, sealer.seal("mark", prune_id.encode(), b"".join(sorted(ids))))
+
+
+def read_marks(storage: Storage, sealer: ObjectSealer) -> Marks:
+    """Read all marks. Raises IntegrityError for one that cannot be read: then nobody can tell what may be used."""
+    marks: Marks = {}
+    for info in list(storage.list(MARK_PREFIX)):
+        try:
+            marks[info.key.removeprefix(MARK_PREFIX)] = get_mark(storage, sealer, info.key)
+        except ObjectNotFound:
+            continue  # that prune has ended since the listing
+    return marks
+
+
+def get_mark(storage: Storage, sealer: ObjectSealer, key: str) -> frozenset[bytes]:
+    name = key.removeprefix(MARK_PREFIX)
+    payload = sealer.open("mark", name.encode(), storage.get(key), source=key)
+    if len(payload) % ID_SIZE:
+        raise IntegrityError(f"{key} holds no whole number of ids", object_name=key)
+    return frozenset(payload[start : start + ID_SIZE] for start in range(0, len(payload), ID_SIZE))

@@ -1,0 +1,113 @@
+"""Sessions: who is working on the repository, and that he still does."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import NamedTuple
+
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.repository.format.objects import ObjectSealer
+from drkit.storage.base import Storage
+
+SESSION_PREFIX = "sessions/"
+HEARTBEAT_SECONDS = 60.0
+"""How often a run gives a sign of life. One that gave none for two of these may be fenced: it then fails, nothing else.
+
+Every host that uses a repository must have the same; see FORMAT.md, section 9."""
+
+
+class SessionInfo(NamedTuple):
+    """`host` is empty and `prune` false where the object cannot be read."""
+
+    host: str
+    prune: bool
+
+
+class Session:
+    """`sessions/<run id>/<n>`: n rises with every sign of life, by a thread of its own."""
+
+    def __init__(self, storage: Storage, sealer: ObjectSealer, run_id: str, *, host: str, prune: bool = False) -> None:
+        self._storage = storage
+        self._sealer = sealer
+        self._run_id = run_id
+        self._payload = json.dumps({"run": run_id, "host": host, **({"prune": True} if prune else {})}).encode()
+        self._number = 0
+        self._there: list[str] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.problem: DrkitError | None = None
+        """Why the last sign of life was not given: then the run may have been fenced."""
+
+    def open(self) -> None:
+        self._put()
+        self._thread = threading.Thread(target=self._beat, name="drkit-session", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the signs of life and remove the session."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        while self._there:
+            self._storage.delete(self._there[-1])
+            self._there.pop()
+
+    def abandon(self, error: BaseException) -> None:
+        """Close after a failure, which matters more than that its session stays behind: that becomes a note to it."""
+        try:
+            self.close()
+        except DrkitError as second:
+            error.add_note(f"the session of run {self._run_id} could not be removed either: {second}")
+
+    def _put(self) -> None:
+        key = f"{SESSION_PREFIX}{self._run_id}/{self._number}"
+        self._there.append(key)  # before: after an error it may be there
+        self._storage.put(key, self._sealer.seal("session", self._run_id.encode(), self._payload))
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            self._number += 1
+            try:
+                self._put()
+                while len(self._there) > 1:
+                    self._storage.delete(self._there[0])
+                    self._there.pop(0)
+            except DrkitError as error:
+                self.problem = error  # the next beat tries again; whether it was too late is decided at the commit
+            else:
+                self.problem = None
+
+
+def list_sessions(storage: Storage) -> dict[str, int]:
+    """Return the runs that have a session, each with the number of its last sign of life."""
+    sessions: dict[str, int] = {}
+    for info in storage.list(SESSION_PREFIX):
+        parts = info.key.split("/")
+        if len(parts) == 3 and parts[2].isdecimal():
+            sessions[parts[1]] = max(sessions.get(parts[1], 0), int(parts[2]))
+    return sessions
+
+
+def session_info(storage: Storage, sealer: ObjectSealer, run_id: str, number: int) -> SessionInfo:
+    """Tell whose session it is. What cannot be read is nobody's in particular: it is waited for all the same."""
+    try:
+        return get_session(storage, sealer, f"{SESSION_PREFIX}{run_id}/{number}")
+    except (IntegrityError, ObjectNotFound):
+        return SessionInfo("", False)
+
+
+def get_session(storage: Storage, sealer: ObjectSealer, key: str) -> SessionInfo:
+    """Read one session object. Raises IntegrityError, ObjectNotFound."""
+    run_id = key.split("/")[1]
+    payload = sealer.open("session", run_id.encode(), storage.get(key), source=key)
+    try:
+        fields = json.loads(payload)
+        return SessionInfo(str(fields.get("host", "")), fields.get("prune") is True)
+    except (ValueError, AttributeError):
+        raise IntegrityError(f"{key} holds no session", object_name=key) from None
+
+
+def remove_session(storage: Storage, run_id: str) -> None:
+    for info in list(storage.list(f"{SESSION_PREFIX}{run_id}/")):
+        storage.delete(info.key)

@@ -1,0 +1,35 @@
+"""Sealed metadata objects, from index to proof. One key, and a kind and name that are authenticated.
+
+Layout: AES-256-GCM (see sealing.py) of one zstd frame; associated data `drkit 1 <kind>\\0<repository id><name>`.
+"""
+
+from __future__ import annotations
+
+from drkit.errors import IntegrityError
+from drkit.repository.format.compression import compress, decompress
+from drkit.repository.format.sealing import Cipher
+
+# Refuses a forged frame that would fill the memory; the largest real object is an index of 100,000 chunks, 6 MB.
+MAX_OBJECT_SIZE = 256 * 1024 * 1024
+
+
+class ObjectSealer:
+    """Seals and opens metadata objects of one repository."""
+
+    def __init__(self, key: bytes, repository_id: bytes) -> None:
+        self._cipher = Cipher(key)
+        self._repository_id = repository_id
+
+    def seal(self, kind: str, name: bytes, payload: bytes) -> bytes:
+        return bytes(self._cipher.seal(compress(payload), self._associated(kind, name)))
+
+    def open(self, kind: str, name: bytes, sealed: bytes, *, source: str) -> bytes:
+        """Return the payload. Raises IntegrityError naming `source`, the storage key the bytes came from."""
+        try:
+            frame = self._cipher.open(sealed, self._associated(kind, name))
+            return decompress(frame, limit=MAX_OBJECT_SIZE)
+        except IntegrityError as error:
+            raise IntegrityError(f"{source}: {error.message}", hint="Run drkit check.", object_name=source) from None
+
+    def _associated(self, kind: str, name: bytes) -> bytes:
+        return b"drkit 1 " + kind.encode() + b"\0" + self._repository_id + name

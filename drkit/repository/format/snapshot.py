@@ -1,0 +1,248 @@
+"""Snapshot records: one run of one policy. The record's existence is the commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
+from drkit.repository.format.digest import DIGEST_SIZE
+from drkit.repository.format.objects import ObjectSealer
+from drkit.storage.base import Storage
+
+SNAPSHOT_PREFIX = "snapshots/"
+FENCED = "fenced"
+"""The field that makes a record a tombstone: its run was fenced by a prune and can no longer commit."""
+NAMES_KEPT = 1000
+
+
+@dataclass
+class NameList:
+    """Paths that something happened to: all counted, the first 1,000 named (escaped for display)."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.names) < NAMES_KEPT:
+            self.names.append(name)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> NameList:
+        listing = cls()
+        for name in names:
+            listing.add(name)
+        return listing
+
+
+@dataclass
+class Target:
+    """One target in a snapshot. `tree` holds the ids of the tree's chunks; a failed target has none."""
+
+    kind: str
+    name: str
+    status: str = "ok"
+    error: str | None = None
+    started: str = ""
+    seconds: float = 0.0
+    downtime_seconds: float = 0.0
+    files: int = 0
+    bytes: int = 0
+    bytes_read: int = 0
+    bytes_stored: int = 0
+    torn: NameList = field(default_factory=NameList)
+    vanished: NameList = field(default_factory=NameList)
+    skipped: NameList = field(default_factory=NameList)
+    lost: list[str] = field(default_factory=list)
+    """What this capture could not carry, in words: the reduced fidelity of a stock helper, trusted xattrs."""
+    exclude: list[str] = field(default_factory=list)
+    encoding: str = ""
+    """What wrote the tar stream. Members are reused only between captures of one encoding."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """The engine's own description: a volume's driver, options and labels; an image's id, tags and platform."""
+    trusted_xattrs: bool = False
+    tree: list[str] = field(default_factory=list)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether a stock helper wrote it, which keeps less than the volume holds."""
+        return self.encoding.endswith(", stock")
+
+
+def tree_chunk_ids(target: Target) -> list[bytes]:
+    return [bytes.fromhex(chunk_id) for chunk_id in target.tree]
+
+
+@dataclass
+class Snapshot:
+    """The record of one run. Times are RFC 3339 UTC."""
+
+    id: str
+    time: str
+    host: str
+    policy: str
+    status: str
+    targets: list[Target]
+    finished: str = ""
+    policy_text: str = ""
+    drkit: str = ""
+    helper: dict[str, Any] = field(default_factory=dict)
+    """The helper image: id, source, tar version, architecture, and the chunk ids of its archive."""
+    copy_of: str = ""
+    """In a mirror: the id of the run that captured all this, however many copies lie between."""
+    via: list[str] = field(default_factory=list)
+    """The ids of the copies between that run and this one, oldest first."""
+
+    @property
+    def original(self) -> str:
+        """The same for a snapshot and all of its copies."""
+        return self.copy_of or self.id
+
+    @property
+    def names(self) -> list[str]:
+        """Every id that people may know this snapshot by."""
+        return [self.id, *([self.copy_of] if self.copy_of else []), *self.via]
+
+    def target(self, kind: str, name: str) -> Target | None:
+        return next((target for target in self.targets if (target.kind, target.name) == (kind, name)), None)
+
+
+def stored_trees(snapshot: Snapshot) -> Iterable[Target]:
+    """Yield every tree of a snapshot: its targets', and that of the helper image it keeps."""
+    yield from (target for target in snapshot.targets if target.tree)
+    if snapshot.helper.get("tree"):
+        yield Target("image", "drkit helper", tree=snapshot.helper["tree"])
+
+
+def copied(snapshot: Snapshot, random: bytes) -> Snapshot:
+    """Return the record of a copy: a run of its own, whose id sorts like that of the original."""
+    run_id = f"{snapshot.original.partition('-')[0]}-{random.hex()}"
+    via = [*snapshot.via, snapshot.id] if snapshot.copy_of else []
+    return replace(snapshot, id=run_id, copy_of=snapshot.original, via=via)
+
+
+def format_time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.utcoffset() != timedelta(0):
+        raise ValueError(f"{text} is not in UTC")
+    return moment
+
+
+def tombstone(run_id: str, *, by: str) -> bytes:
+    """The payload of a record that is no snapshot: prune `by` took the run's name. Its own says that it may delete."""
+    return json.dumps({FENCED: run_id, "by": by}).encode()
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    record = asdict(snapshot)
+    if not snapshot.copy_of:
+        del record["copy_of"], record["via"]
+    return json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def decode_snapshot(payload: bytes, *, source: str) -> Snapshot | None:
+    """Read a record; None for a tombstone. Fields that this version does not know are passed over."""
+    try:
+        raw = json.loads(payload)
+        if FENCED in raw:
+            return None
+        if not isinstance(raw["targets"], list):
+            raise TypeError("targets is no list")
+        raw["targets"] = [_target(entry) for entry in raw["targets"]]
+        _check_tree(raw.get("helper", {}).get("tree", []))
+        snapshot = Snapshot(**_known(Snapshot, raw))
+        parse_time(snapshot.time)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{source} is no snapshot record: {error}", object_name=source) from error
+    return snapshot
+
+
+def _target(raw: dict[str, Any]) -> Target:
+    for name in ("torn", "vanished", "skipped"):
+        raw[name] = NameList(**_known(NameList, raw.get(name, {})))
+    _check_tree(raw.get("tree", []))
+    return Target(**_known(Target, raw))
+
+
+def _check_tree(tree: Any) -> None:
+    """The authenticated bytes of a record are those that somebody wrote who held the meta key: not always drkit."""
+    # In one go: of 10,000 records these are most of what is read.
+    digits = 2 * DIGEST_SIZE
+    if not (isinstance(tree, list) and set(map(len, tree)) <= {digits}):
+        raise ValueError("a tree is no list of chunk ids")
+    if len(bytes.fromhex("".join(tree))) != DIGEST_SIZE * len(tree):  # it passes over blanks
+        raise ValueError("a tree is no list of chunk ids")
+
+
+def _known(record: type, raw: dict[str, Any]) -> dict[str, Any]:
+    names = _field_names(record)
+    return raw if raw.keys() <= names else {key: raw[key] for key in raw.keys() & names}
+
+
+@cache
+def _field_names(record: type) -> frozenset[str]:
+    return frozenset(item.name for item in fields(record))
+
+
+def create_record(storage: Storage, run_id: str, body: bytes, *, passing: bool = False) -> bool:
+    """Create `snapshots/<run id>`, by which a run commits or is fenced. False when another body was there first.
+
+    Our own write whose answer was lost is there byte for byte: the nonce makes each body unique. `passing`: it is a
+    tombstone, which no retention lock need hold.
+    """
+    key = SNAPSHOT_PREFIX + run_id
+    try:
+        (storage.put_passing if passing else storage.put)(key, body)
+    except ObjectExists:
+        try:
+            return storage.get(key) == body
+        except ObjectNotFound:  # it was taken, and has been forgotten since
+            return False
+    return True
+
+
+def is_taken(storage: Storage, run_id: str) -> bool:
+    """Whether `snapshots/<run id>` exists: to a run that has not committed it means that it was fenced."""
+    try:
+        storage.stat(SNAPSHOT_PREFIX + run_id)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def get_snapshot(storage: Storage, sealer: ObjectSealer, key: str) -> Snapshot | None:
+    """Read one record; None for a tombstone, which a prune put there. Raises IntegrityError naming the object."""
+    run_id = key.removeprefix(SNAPSHOT_PREFIX)
+    payload = sealer.open("snapshot", run_id.encode(), storage.get(key), source=key)
+    snapshot = decode_snapshot(payload, source=key)
+    if snapshot is not None and snapshot.id != run_id:
+        raise IntegrityError(f"{key} holds the record of {snapshot.id}", object_name=key)
+    return snapshot
+
+
+def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot | IntegrityError]:
+    """Yield every record, oldest run first; a damaged one is yielded as the error that names it.
+
+    One that is forgotten between the listing and its reading is passed over.
+    """
+    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX)]
+    storage.fetch_ahead(keys)
+    for key in keys:
+        try:
+            snapshot = get_snapshot(storage, sealer, key)
+        except ObjectNotFound:
+            continue
+        except IntegrityError as error:
+            yield error
+        else:
+            if snapshot is not None:
+                yield snapshot

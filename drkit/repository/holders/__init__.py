@@ -1,0 +1,1 @@
+"""Who opens which key, how that changes, and the proof that they still can."""

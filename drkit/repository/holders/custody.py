@@ -1,0 +1,251 @@
+"""Who opens which key, and changing that: a holder is given wraps, or loses them.
+
+Every change is made of steps that leave all keys open to somebody: new wraps before old ones go, the meta key last when
+a holder comes and first when one goes. One that broke off is finished by doing the same again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound
+from drkit.repository.format.packs import pack_key
+from drkit.repository.keys.identity import unwrap_with_passphrase
+from drkit.repository.keys.labels import LABEL_PREFIX, Holder, Label, read_labels
+from drkit.repository.keys.wraps import ESCROW_PREFIX, META_PREFIX, get_wrap, open_wrap, put_escrow, put_key
+from drkit.repository.repository import Repository
+
+_KEY_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Wrap(NamedTuple):
+    """One wrapped key: its storage key, which key it holds (`meta` or a key id), and for whom; None: nobody knows.
+
+    Without a label, an identity at hand may still tell that it is its own.
+    """
+
+    key: str
+    purpose: str
+    holder: Holder | None
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Custody:
+    """What a listing of `keys/` and the labels say. Whether a wrap opens is tried only where no label names it."""
+
+    wraps: list[Wrap]
+    escrows: list[Wrap]
+    labels: list[Label]
+
+    @property
+    def purposes(self) -> list[str]:
+        """Every key that has a wrap: data keys first, the meta key last."""
+        found = {wrap.purpose for wrap in self.wraps}
+        return [*sorted(found - {_META}), _META]
+
+    def holders(self) -> list[Holder]:
+        """Everybody who is known to open a key, each once, with the name it was given last seen."""
+        names: dict[str, str] = {}
+        for wrap in self.wraps:
+            if wrap.holder is not None:
+                names[wrap.holder.recipient] = names.get(wrap.holder.recipient) or wrap.holder.name
+        return sorted(Holder(recipient, name) for recipient, name in names.items())
+
+    def opened_by(self, recipient: str) -> set[str]:
+        """The keys, `meta` among them, of which there is a wrap for this recipient."""
+        return {wrap.purpose for wrap in self.wraps if wrap.holder is not None and wrap.holder.recipient == recipient}
+
+    @property
+    def unlabelled(self) -> list[Wrap]:
+        return [wrap for wrap in self.wraps if wrap.holder is None]
+
+
+_META = META_PREFIX.split("/")[1]
+
+
+def read_custody(repository: Repository, *, meta_key_alone: bool = False) -> Custody:
+    """List wraps and labels. A wrap without a label is tried with the identities at hand: what they open is theirs.
+
+    `meta_key_alone` looks at no data key, of which there is one a run.
+    """
+    prefixes = [META_PREFIX, f"{LABEL_PREFIX}{_META}/"] if meta_key_alone else ["keys/"]
+    listed = [info.key for prefix in prefixes for info in repository.storage.list(prefix)]
+    labels = list(read_labels(repository.storage, repository.objects, listed))
+    named = {f"keys/{label.purpose}/{name}": holder for label in labels for name, holder in label.holders.items()}
+    wraps, escrows = [], []
+    for key in listed:
+        purpose = key.split("/")[1]
+        if key.startswith(ESCROW_PREFIX):
+            escrows.append(Wrap(key, purpose, named.get(key), key in named))
+        elif purpose == _META or _KEY_ID.fullmatch(purpose):
+            wraps.append(Wrap(key, purpose, named.get(key) or _opener(repository, key), key in named))
+    return Custody(wraps, escrows, labels)
+
+
+def _opener(repository: Repository, key: str) -> Holder | None:
+    try:
+        opened = open_wrap(repository.storage, key, repository.id, repository.identities)
+    except (IntegrityError, ObjectNotFound):  # damaged, of a repository that never was, or just deleted
+        return None
+    return Holder(opened[0].recipient) if opened else None
+
+
+def grant(repository: Repository, holders: Sequence[Holder]) -> int:
+    """Give each of these a whole wrap of every data key, then of the meta key. Returns how many wraps were made.
+
+    Runs that begin meanwhile add data keys: it looks again until nothing is missing. A damaged wrap counts as missing,
+    one without a label is left to whom it may serve and made anew. Raises AccessDenied without an identity that opens
+    all keys.
+    """
+    require_identity(repository, "giving somebody the keys")
+    made: set[tuple[str, Holder]] = set()
+    while True:
+        custody = read_custody(repository)
+        missing = list(_missing(repository, custody, holders))
+        if not missing:
+            return len(made)
+        for purpose, lacking in missing:
+            if made.intersection((purpose, holder) for holder in lacking):
+                raise IntegrityError(
+                    f"a key that was just wrapped does not read back from keys/{purpose}/",
+                    hint="Run drkit check.",
+                    object_name=f"keys/{purpose}/",
+                )
+            key = _authentic_key(repository, custody, purpose)
+            put_key(repository.storage, repository.objects, f"keys/{purpose}/", repository.id, key, lacking)
+            made.update((purpose, holder) for holder in lacking)
+
+
+def _authentic_key(repository: Repository, custody: Custody, purpose: str) -> bytes:
+    """Return the key that an identity at hand opens, and that is the right one.
+
+    Anybody who can write to the storage can wrap a key of his own for a public key. A label, sealed under the meta key,
+    vouches for the wrap it names; for others a chunk under the key has to. The meta key was checked with `config`.
+    """
+    if purpose == _META:
+        return repository.meta.meta_key
+    key_id = bytes.fromhex(purpose)
+    for wrap in sorted(custody.wraps, key=lambda wrap: not wrap.labelled):
+        if wrap.purpose != purpose:
+            continue
+        try:
+            opened = open_wrap(repository.storage, wrap.key, repository.id, repository.identities)
+        except (IntegrityError, ObjectNotFound):
+            continue
+        if opened is not None and (wrap.labelled or _seals_data(repository, key_id, opened[1])):
+            return opened[1]
+    repository.keys.get(key_id)  # tells why, where no wrap opens
+    raise IntegrityError(
+        f"no wrap in keys/{purpose}/ holds the key that sealed the data: somebody put another one there",
+        hint="Run drkit verify.",
+        object_name=f"keys/{purpose}/",
+    )
+
+
+def _seals_data(repository: Repository, key_id: bytes, key: bytes) -> bool:
+    """Whether a chunk under this key id opens with the key; true where there is none, and the key is of no use."""
+    index = repository.index
+    chunk_id = index.samples().get(key_id)
+    place = index.get(chunk_id) if chunk_id else None
+    if chunk_id is None or place is None:
+        return True
+    sealed = repository.storage.get(pack_key(place.pack_id), place.offset, place.sealed_size)
+    return repository.chunks.is_sealed_with(key, key_id, chunk_id, sealed)
+
+
+def _missing(repository: Repository, custody: Custody, holders: Sequence[Holder]) -> Iterator[tuple[str, list[Holder]]]:
+    whole = {
+        (wrap.purpose, wrap.holder.recipient)
+        for wrap in custody.wraps
+        if wrap.holder and wrap.labelled and is_whole(repository, wrap)
+    }
+    for purpose in custody.purposes:
+        lacking = [holder for holder in holders if (purpose, holder.recipient) not in whole]
+        if lacking:
+            yield purpose, lacking
+
+
+def is_whole(repository: Repository, wrap: Wrap) -> bool:
+    """Whether a wrap's bytes are those it is named after."""
+    try:
+        get_wrap(repository.storage, wrap.key)
+    except (IntegrityError, ObjectNotFound):
+        return False
+    return True
+
+
+def revoke(repository: Repository, stays: Callable[[Wrap], bool]) -> int:
+    """Delete every wrap that `stays` refuses, those of the meta key first. Returns how many were deleted.
+
+    Before the first one goes, every key must open, with an identity at hand, through a wrap that stays; else raises
+    DrkitError, and nothing is changed. What somebody copied before, this does not take back.
+    """
+    require_identity(repository, "taking the keys from somebody")
+    custody = read_custody(repository)
+    staying = [wrap for wrap in custody.wraps if stays(wrap)]
+    for purpose in custody.purposes:
+        right = _authentic_key(repository, custody, purpose)
+        if not any(_opens(repository, wrap, right) for wrap in staying if wrap.purpose == purpose):
+            key = "the meta key" if purpose == _META else f"data key {purpose}"
+            raise DrkitError(
+                f"nothing was removed: the identity at hand would then not open {key}, and no other one is proven to",
+                hint="Use the identity of a recipient that stays: set DRKIT_IDENTITY_FILE.",
+            )
+    going = [wrap for wrap in custody.wraps if not stays(wrap)]
+    for wrap in sorted(going, key=lambda wrap: wrap.purpose != _META):
+        repository.storage.delete(wrap.key)
+    _delete_stale_labels(repository, custody, {wrap.key for wrap in going})
+    return len(going)
+
+
+def _opens(repository: Repository, wrap: Wrap, right: bytes) -> bool:
+    try:
+        opened = open_wrap(repository.storage, wrap.key, repository.id, repository.identities)
+        return opened is not None and opened[1] == right
+    except (IntegrityError, ObjectNotFound):
+        return False
+
+
+def _delete_stale_labels(repository: Repository, custody: Custody, gone: set[str]) -> None:
+    """Delete labels whose every wrap was deleted here. One without any wrap may be that of a run which just begins."""
+    for label in custody.labels:
+        named = {f"keys/{label.purpose}/{name}" for name in label.holders}
+        if named and named <= gone:
+            repository.storage.delete(label.key)
+
+
+def replace_escrow(repository: Repository, passphrase: str) -> list[Wrap]:
+    """Store the identity at hand under a new passphrase, and delete the copies of it under earlier ones.
+
+    Returns the copies that no label calls somebody's: they stay, and still open with their passphrases.
+    """
+    require_identity(repository, "changing the passphrase")
+    identity = repository.identities[0]
+    custody = read_custody(repository)
+    key = put_escrow(repository.storage, repository.objects, identity, passphrase)
+    if unwrap_with_passphrase(get_wrap(repository.storage, key), passphrase, source=key) is None:
+        raise IntegrityError(f"{key} does not open with the passphrase it was stored under", object_name=key)
+    going = {wrap.key for wrap in custody.escrows if wrap.holder and wrap.holder.recipient == identity.recipient}
+    for gone in sorted(going):
+        repository.storage.delete(gone)
+    _delete_stale_labels(repository, custody, going)
+    return [wrap for wrap in custody.escrows if wrap.holder is None]
+
+
+def require_identity(repository: Repository, doing: str) -> None:
+    """Raise AccessDenied on a host that holds the meta key alone."""
+    if not repository.identities:
+        raise AccessDenied(
+            f"{doing} needs an identity; this host holds the meta key alone",
+            hint="Do it where the identity is: identity_file, or DRKIT_IDENTITY_FILE.",
+        )
+
+
+def data_keys(repository: Repository) -> list[bytes]:
+    """The ids of all data keys that have a wrap, ordered."""
+    prefixes = {info.key.split("/")[1] for info in repository.storage.list("keys/")}
+    return [bytes.fromhex(purpose) for purpose in sorted(prefixes) if _KEY_ID.fullmatch(purpose)]

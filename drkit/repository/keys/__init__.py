@@ -1,0 +1,1 @@
+"""Keys: wrapped for recipients, labelled, and the age identities that open them."""

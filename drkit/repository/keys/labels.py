@@ -1,0 +1,79 @@
+"""Labels: whom a wrapped key is for. An age file does not say; the meta key's holder may know.
+
+`keys/recipients/<meta or key id>/<hash>` is a sealed object of kind `recipients`, named by the SHA-256 of its bytes.
+It is stored before the wraps it names, so that every wrap of this version has one; wraps of earlier versions have none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.objects import ObjectSealer
+from drkit.storage.base import Storage
+
+LABEL_PREFIX = "keys/recipients/"
+KIND = "recipients"
+MAX_NAME = 60
+
+_RECIPIENT = re.compile(r"age1[a-z0-9]{1,200}")
+
+
+class Holder(NamedTuple):
+    """Who opens a wrap: a public key, and what people call it."""
+
+    recipient: str
+    name: str = ""
+
+
+class Label(NamedTuple):
+    """One label: its storage key, and the holders of the wraps it names by their hashes."""
+
+    key: str
+    purpose: str
+    holders: dict[str, Holder]
+
+
+def put_label(storage: Storage, sealer: ObjectSealer, purpose: str, holders: Mapping[str, Holder]) -> None:
+    """Store a label for the wraps of one key, given by their hashes; `purpose` is `meta`, a key id or `escrow`."""
+    wraps = {
+        name: {"recipient": holder.recipient} | ({"name": holder.name} if holder.name else {})
+        for name, holder in holders.items()
+    }
+    body = sealer.seal(KIND, purpose.encode(), json.dumps({"wraps": wraps}).encode())
+    storage.put(f"{LABEL_PREFIX}{purpose}/{hashlib.sha256(body).hexdigest()}", body)
+
+
+def read_labels(storage: Storage, sealer: ObjectSealer, keys: Iterable[str]) -> Iterator[Label]:
+    """Yield the labels among these storage keys.
+
+    One that does not open is passed over: it is damaged, which `check` tells, or an interrupted init left it. The wraps
+    that it names then count as nobody's, which loses no key.
+    """
+    for key in keys:
+        if not key.startswith(LABEL_PREFIX):
+            continue
+        purpose, _, _ = key.removeprefix(LABEL_PREFIX).partition("/")
+        try:
+            payload = sealer.open(KIND, purpose.encode(), storage.get(key), source=key)
+            wraps = json.loads(payload)["wraps"]
+            holders = {name: _holder(each["recipient"], each.get("name", "")) for name, each in wraps.items()}
+        except (IntegrityError, ObjectNotFound, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        yield Label(key, purpose, holders)
+
+
+def _holder(recipient: str, name: str) -> Holder:
+    """Labels are written by whoever holds the meta key: nothing in them may steer a terminal or break a page."""
+    if not _RECIPIENT.fullmatch(recipient):
+        raise ValueError("a label names no age recipient")
+    return Holder(recipient, name if is_name(name) else "")
+
+
+def is_name(text: str) -> bool:
+    """Whether people may call a recipient this."""
+    return len(text) <= MAX_NAME and text.isprintable()

@@ -1,0 +1,289 @@
+"""The keys of a repository: one meta key for its structure, one data key a run for its content.
+
+`keys/meta/<wrap-id>` and `keys/<key-id>/<wrap-id>` are age files, one a recipient; a wrap-id is the SHA-256 of the
+object, so that damage shows before any decryption. `keys/escrow/<wrap-id>` is an identity under a passphrase. Whom a
+wrap is for, its label says (see labels.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from drkit.errors import AccessDenied, IntegrityError
+from drkit.repository.format.objects import ObjectSealer
+from drkit.repository.format.sealing import KEY_SIZE, derive_key, random_bytes
+from drkit.repository.keys.identity import Identity, parse_identity, unwrap_with_passphrase, wrap, wrap_with_passphrase
+from drkit.repository.keys.labels import LABEL_PREFIX, Holder, put_label
+from drkit.storage.base import Storage
+
+META_PREFIX = "keys/meta/"
+ESCROW_PREFIX = "keys/escrow/"
+KEY_ID_SIZE = 16
+TREE_KEY_ID = bytes(KEY_ID_SIZE)
+"""The key id of tree chunks: they are sealed with a key derived from the meta key, not with a data key."""
+_WRAP = re.compile("keys/([0-9a-f]{32})/([0-9a-f]{64})")
+_LABEL = re.compile(f"{LABEL_PREFIX}([0-9a-f]{{32}})/[0-9a-f]{{64}}")
+
+
+@dataclass(frozen=True, repr=False)
+class MetaKeys:
+    """The meta key and the subkeys derived from it. Opens structure, never data."""
+
+    meta_key: bytes
+    chunk_id: bytes
+    tree_id: bytes
+    member: bytes
+    tree: bytes
+    objects: bytes
+    config: bytes
+
+    @classmethod
+    def derive(cls, meta_key: bytes, repository_id: bytes) -> MetaKeys:
+        def subkey(label: str) -> bytes:
+            return derive_key(meta_key, salt=repository_id, label=label)
+
+        return cls(
+            meta_key=meta_key,
+            chunk_id=subkey("chunk id"),
+            tree_id=subkey("tree id"),
+            member=subkey("member digest"),
+            tree=subkey("tree chunk"),
+            objects=subkey("object"),
+            config=subkey("config"),
+        )
+
+
+def _payload(repository_id: bytes, purpose: str, key: bytes) -> bytes:
+    fields = {"repository": repository_id.hex(), "for": purpose, "key": base64.b64encode(key).decode()}
+    return json.dumps(fields).encode()
+
+
+def _key_from_payload(payload: bytes, repository_id: bytes, purpose: str, *, source: str) -> bytes:
+    """Return the key. The payload says what it is for: without that, a wrap could be moved to another key's place."""
+    try:
+        fields = json.loads(payload)
+        owner, use, key = fields["repository"], fields["for"], base64.b64decode(fields["key"], validate=True)
+    except (ValueError, KeyError, TypeError):
+        raise IntegrityError(f"{source} does not hold a key", object_name=source) from None
+    if owner != repository_id.hex():
+        raise IntegrityError(f"{source} is a key of another repository", object_name=source)
+    if use != purpose or len(key) != KEY_SIZE:
+        raise IntegrityError(f"{source} is another key than its place says", object_name=source)
+    return key
+
+
+def _purpose(prefix: str) -> str:
+    """`meta`, or the id of a data key."""
+    return prefix.split("/")[1]
+
+
+def new_key() -> bytes:
+    return random_bytes(KEY_SIZE)
+
+
+def put_key(
+    storage: Storage,
+    sealer: ObjectSealer,
+    prefix: str,
+    repository_id: bytes,
+    key: bytes,
+    holders: Sequence[Holder],
+) -> None:
+    """Store `key` wrapped once to each holder, so that one can be removed without touching the others.
+
+    The label comes first: a crash leaves a label too many, never a wrap of which nobody knows whose it is.
+    """
+    payload = _payload(repository_id, _purpose(prefix), key)
+    bodies = [(holder, wrap(payload, [holder.recipient])) for holder in holders]
+    _put_wraps(storage, sealer, prefix, bodies)
+
+
+def put_escrow(storage: Storage, sealer: ObjectSealer, identity: Identity, passphrase: str) -> str:
+    """Store the identity under a passphrase, so that it outlives the host. Returns the storage key."""
+    body = wrap_with_passphrase(identity.secret_text().encode(), passphrase)
+    return _put_wraps(storage, sealer, ESCROW_PREFIX, [(Holder(identity.recipient), body)])[0]
+
+
+def _put_wraps(
+    storage: Storage, sealer: ObjectSealer, prefix: str, bodies: Sequence[tuple[Holder, bytes]]
+) -> list[str]:
+    names = [hashlib.sha256(body).hexdigest() for _, body in bodies]
+    put_label(
+        storage, sealer, _purpose(prefix), {name: holder for name, (holder, _) in zip(names, bodies, strict=True)}
+    )
+    for name, (_, body) in zip(names, bodies, strict=True):
+        storage.put(prefix + name, body)
+    return [prefix + name for name in names]
+
+
+def data_key_prefix(key_id: bytes) -> str:
+    return f"keys/{key_id.hex()}/"
+
+
+class Wrap(NamedTuple):
+    """`keys/<key id>/<id>`: one wrap of a data key; both in binary."""
+
+    key_id: bytes
+    id: bytes
+
+
+def data_key_wraps(storage: Storage) -> list[Wrap]:
+    """Return the wraps of all data keys that are there. Other names below keys/ are passed over."""
+    wraps = []
+    for info in storage.list("keys/"):
+        match = _WRAP.fullmatch(info.key)
+        if match is not None:
+            wraps.append(Wrap(bytes.fromhex(match[1]), bytes.fromhex(match[2])))
+    return wraps
+
+
+class LabelName(NamedTuple):
+    """`keys/recipients/<key id>/<hash>`, the label of a data key; `key_id` in binary."""
+
+    key_id: bytes
+    key: str
+
+
+def data_key_labels(storage: Storage) -> list[LabelName]:
+    """Return the labels of all data keys that are there, also of keys that are gone."""
+    labels = []
+    for info in storage.list(LABEL_PREFIX):
+        match = _LABEL.fullmatch(info.key)
+        if match is not None:
+            labels.append(LabelName(bytes.fromhex(match[1]), info.key))
+    return labels
+
+
+def usable_keys(wraps: Iterable[Wrap], condemned: Container[bytes] = ()) -> set[bytes]:
+    """Return the ids of the keys that have a wrap and of whose wraps none is condemned; that of trees among them.
+
+    A run that was fenced may store its packs all the same, after its key was deleted: nobody may refer to these.
+    """
+    wraps = list(wraps)
+    return {TREE_KEY_ID, *(wrap.key_id for wrap in wraps)} - {wrap.key_id for wrap in wraps if wrap.id in condemned}
+
+
+def get_wrap(storage: Storage, name: str) -> bytes:
+    """Return a wrapped key. Raises IntegrityError when the bytes are not those its name was made from."""
+    body = storage.get(name)
+    if hashlib.sha256(body).hexdigest() != name.rpartition("/")[2]:
+        raise IntegrityError(f"{name} is damaged: its bytes are not those it was named after", object_name=name)
+    return body
+
+
+def open_key(storage: Storage, prefix: str, repository_id: bytes, identities: Sequence[Identity]) -> bytes:
+    """Return the key wrapped under `prefix`, with the first wrap that one of `identities` opens.
+
+    A wrap that is damaged, or that an interrupted init left for a repository that never was, is passed over as long as
+    another one opens. Raises AccessDenied when all are whole and none is for us, IntegrityError when damage could be
+    the reason.
+    """
+    damaged: list[IntegrityError] = []
+    found = False
+    for name in _wraps(storage, prefix):
+        found = True
+        try:
+            opened = open_wrap(storage, name, repository_id, identities)
+            if opened is not None:
+                return opened[1]
+        except IntegrityError as error:
+            damaged.append(error)
+    if damaged:
+        raise IntegrityError(
+            f"no key can be opened: {damaged[0].message}",
+            hint="Restore that object from a copy of the repository.",
+            object_name=damaged[0].object_name,
+        )
+    if not found:
+        raise IntegrityError(f"{prefix} holds no key", hint="Run drkit check.", object_name=prefix)
+    recipients = ", ".join(identity.recipient for identity in identities)
+    if prefix != META_PREFIX:
+        raise AccessDenied(
+            f"the identity {recipients} does not open the data key {_purpose(prefix)}: it opens a part of the data",
+            hint="See who opens all of it with drkit key list, and let them run drkit key rewrap.",
+        )
+    raise AccessDenied(
+        f"the identity {recipients} opens no key of this repository",
+        hint="Name the identity the repository was made with: identity_file, or DRKIT_IDENTITY_FILE.",
+    )
+
+
+def open_wrap(
+    storage: Storage, name: str, repository_id: bytes, identities: Sequence[Identity]
+) -> tuple[Identity, bytes] | None:
+    """Return the key in one wrap and who opened it; None when it is for nobody here.
+
+    Raises IntegrityError when it is damaged, or holds another key than its place says.
+    """
+    body = get_wrap(storage, name)
+    for identity in identities:
+        payload = identity.unwrap(body)
+        if payload is not None:
+            return identity, _key_from_payload(payload, repository_id, _purpose(name), source=name)
+    return None
+
+
+def open_escrow(storage: Storage, passphrase: str) -> Identity:
+    """Return the identity that `init` stored under this passphrase."""
+    names = list(_wraps(storage, ESCROW_PREFIX))
+    if not names:
+        raise AccessDenied("this repository holds no passphrase-wrapped identity", hint="Use the identity file itself.")
+    damaged: list[IntegrityError] = []
+    for name in names:
+        try:
+            secret = unwrap_with_passphrase(get_wrap(storage, name), passphrase, source=name)
+        except IntegrityError as error:
+            damaged.append(error)
+            continue
+        if secret is not None:
+            return parse_identity(secret.decode(), source=name)
+    if damaged:
+        raise damaged[0]
+    raise AccessDenied("the passphrase opens no identity in this repository", hint="Check the recovery kit.")
+
+
+def _wraps(storage: Storage, prefix: str) -> Iterator[str]:
+    return (info.key for info in storage.list(prefix))
+
+
+def parse_meta_key(text: str, repository_id: bytes, *, source: str) -> bytes:
+    """Read a meta key file: the same JSON that the wraps hold, in the clear."""
+    try:
+        return _key_from_payload(text.encode(), repository_id, _purpose(META_PREFIX), source=source)
+    except IntegrityError as error:
+        raise AccessDenied(error.message, hint="Write it anew on a host that holds the identity.") from None
+
+
+def format_meta_key(meta_key: bytes, repository_id: bytes) -> str:
+    return _payload(repository_id, _purpose(META_PREFIX), meta_key).decode() + "\n"
+
+
+class KeyRing:
+    """Opens data keys as they are needed, and keeps them. Without identities (a write-only host) it opens none."""
+
+    def __init__(self, storage: Storage, repository_id: bytes, meta: MetaKeys, identities: Sequence[Identity]) -> None:
+        self._storage = storage
+        self._repository_id = repository_id
+        self._identities = identities
+        self._keys: dict[bytes, bytes] = {TREE_KEY_ID: meta.tree}
+
+    def add(self, key_id: bytes, key: bytes) -> None:
+        self._keys[key_id] = key
+
+    def get(self, key_id: bytes) -> bytes:
+        """Return a key. Raises AccessDenied without an identity for it."""
+        if key_id not in self._keys:
+            if not self._identities:
+                raise AccessDenied(
+                    "reading data needs an identity; this host holds the meta key alone",
+                    hint="Restore and verify where the identity is: identity_file, or DRKIT_IDENTITY_FILE.",
+                )
+            prefix = data_key_prefix(key_id)
+            self._keys[key_id] = open_key(self._storage, prefix, self._repository_id, self._identities)
+        return self._keys[key_id]

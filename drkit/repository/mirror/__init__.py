@@ -1,0 +1,1 @@
+"""Mirrors: copies of snapshots in a second place, moved without opening them."""

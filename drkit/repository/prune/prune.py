@@ -1,0 +1,354 @@
+"""`Prune`: one prune of a repository, in the order of protocol.PRUNE.
+
+What is decided before the mark is only a guess; what goes is decided after it, from a second reading. A prune can be
+cut short anywhere: what it leaves, the next one takes along.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
+
+from drkit.errors import (
+    AccessDenied,
+    DrkitError,
+    IntegrityError,
+    ObjectNotFound,
+    RepositoryLocked,
+    RetentionRefused,
+)
+from drkit.repository.commit import session as session_module
+from drkit.repository.commit.marks import MARK_PREFIX, put_mark, read_marks
+from drkit.repository.commit.protocol import PRUNE, perform
+from drkit.repository.commit.session import Session, list_sessions, remove_session, session_info
+from drkit.repository.commit.single_writer import require_sole_writer
+from drkit.repository.format.packs import pack_key
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, create_record, is_taken, tombstone
+from drkit.repository.index import PackListing, put_index, stored_packs
+from drkit.repository.keys.wraps import data_key_prefix
+from drkit.repository.prune.plan import Choose, Condemned, find_condemned, live_snapshots
+from drkit.repository.prune.reindex import replace_index
+from drkit.repository.prune.repack import Repacker
+from drkit.repository.prune.survey import Survey, survey
+from drkit.repository.repository import Repository
+
+POLL_SECONDS = 2.0
+_INTERVALS = 2
+"""Over how many intervals of its signs of life a run must stand still before it is fenced."""
+
+
+class Clock:
+    """The monotonic clock that a prune waits by; a test has its own."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@dataclass
+class Done:
+    """What a prune has done. Sizes in bytes."""
+
+    forgotten: list[str] = field(default_factory=list)
+    packs_deleted: int = 0
+    bytes_deleted: int = 0
+    packs_stored: int = 0
+    bytes_stored: int = 0
+    keys_deleted: int = 0
+    fenced: list[str] = field(default_factory=list)
+    spared: list[bytes] = field(default_factory=list)
+    """Condemned packs that turned out to be needed."""
+    damaged: list[IntegrityError] = field(default_factory=list)
+    """Packs that were to be moved, and stay for what is wrong with them."""
+    denied: list[str] = field(default_factory=list)
+    """What the storage would not delete now: a later prune tries again."""
+
+
+@dataclass
+class Options:
+    """`max_repack`: bytes of chunks to move at most. `grace`: seconds between the last fence and the second reading."""
+
+    max_repack: int
+    yes_really: bool = False
+    grace: float = 0.0
+
+
+class Prune:
+    """One prune. `run` does it whole; its actions are the steps of protocol.PRUNE."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        prune_id: str,
+        choose: Choose,
+        options: Options,
+        *,
+        host: str,
+        clock: Clock | None = None,
+        say: Callable[[str], None] = lambda message: None,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self._repository = repository
+        self._storage = repository.storage
+        self._id = prune_id
+        self._choose = choose
+        self._options = options
+        self._clock = clock or Clock()
+        self._say = say
+        self._progress = progress
+        self._session = Session(self._storage, repository.objects, prune_id, host=host, prune=True)
+        self._sessions: dict[str, int] = {}
+        self._dead: frozenset[str] = frozenset()
+        self._snapshots: list[Snapshot] = []
+        self._doubtful: frozenset[bytes] = frozenset()
+        self._moving: list[int] = []
+        self._moved: list[PackListing] = []
+        self._going: set[bytes] = set()
+        self._survey: Survey
+        self._committed = False
+        self.plan: Condemned
+        self.done = Done()
+
+    def run(self) -> Done:
+        """Do it. Whatever it raises, no snapshot has lost anything.
+
+        Raises RetentionRefused for what must not go, RepositoryLocked when another prune works or has fenced this one,
+        IntegrityError for a repository that is too damaged to say what is needed.
+        """
+        try:
+            perform(self, PRUNE)
+        except (IntegrityError, ObjectNotFound) as error:
+            fenced = not self._committed and is_taken(self._storage, self._id)
+            self._withdraw(error)
+            if fenced:  # whoever fenced us has moved on, and with it what we wanted to read
+                raise self._fenced() from error
+            raise
+        except BaseException as error:
+            self._withdraw(error)
+            raise
+        return self.done
+
+    def _fenced(self) -> RepositoryLocked:
+        return RepositoryLocked(
+            f"prune {self._id} was fenced by another one while it stood still", hint="Run drkit prune again."
+        )
+
+    def _withdraw(self, error: BaseException) -> None:
+        """Leave no mark behind that nobody needs. Once something may be half deleted it stays, for the next prune."""
+        try:
+            self._storage.delete((SNAPSHOT_PREFIX if self._committed else MARK_PREFIX) + self._id)
+        except DrkitError as second:
+            error.add_note(f"what prune {self._id} has left could not be removed either: {second}")
+        finally:
+            self._session.abandon(error)
+
+    # -- what might go, and saying so
+
+    def _find_condemned(self) -> None:
+        self.plan = find_condemned(self._repository, self._choose, self._options.max_repack)
+        self.plan.refuse_too_much(yes_really=self._options.yes_really)
+
+    def _open_session(self) -> None:
+        self._session.open()
+        self._dead = require_sole_writer(
+            self._repository.storage, self._id, single_writer=self._repository.single_writer
+        )
+
+    def _store_mark(self) -> None:
+        put_mark(self._storage, self._repository.objects, self._id, self.plan.ids)
+
+    def _list_sessions(self) -> None:
+        self._sessions = {run: number for run, number in list_sessions(self._storage).items() if run != self._id}
+
+    def _settle_sessions(self) -> None:
+        """Wait until every run that may use a condemned pack has ended; fence those that give no sign of life.
+
+        Two prunes give way by their ids: the later one withdraws, so that never both wait for each other.
+        """
+        patience = _INTERVALS * session_module.HEARTBEAT_SECONDS
+        since = dict.fromkeys(self._sessions, self._clock.now())
+        told: set[str] = set()
+        while True:
+            current = list_sessions(self._storage)
+            now = self._clock.now()
+            for run, number in list(self._sessions.items()):
+                if run not in current:
+                    del self._sessions[run]
+                elif current[run] != number:
+                    self._sessions[run], since[run] = current[run], now
+                    self._give_way_to(run, current[run])
+                elif now - since[run] > patience or run in self._dead:
+                    self._fence(run)
+                    del self._sessions[run]
+                elif run not in told:
+                    told.add(run)
+                    host = session_info(self._storage, self._repository.objects, run, number).host
+                    self._say(f"waiting for run {run} of host {host or 'unknown'} to end")
+            if not self._sessions:
+                return
+            self._clock.sleep(min(POLL_SECONDS, session_module.HEARTBEAT_SECONDS / 4))
+
+    def _give_way_to(self, run: str, number: int) -> None:
+        info = session_info(self._storage, self._repository.objects, run, number)
+        if info.prune and run < self._id:
+            raise RepositoryLocked(
+                f"prune {run} of host {info.host} is at work in {self._storage.url}",
+                hint="Wait for its end, then run drkit prune again.",
+            )
+
+    def _fence(self, run: str) -> None:
+        """Take the key that the run needs to commit. Where that is taken, it has committed, or is fenced already.
+
+        In single-writer mode the key is no decision: the run has been waited for and found dead. It still stops one
+        that wakes up later, since that looks before it writes; only in the very moment of this call would it not.
+        """
+        payload = tombstone(run, by=self._id)
+        body = self._repository.objects.seal("snapshot", run.encode(), payload)
+        if create_record(self._storage, run, body, passing=True):
+            self.done.fenced.append(run)
+            self._say(f"fenced run {run}: it gave no sign of life")
+        remove_session(self._storage, run)
+
+    def _forget(self) -> None:
+        self._refuse_loss({info.key.removeprefix(SNAPSHOT_PREFIX) for info in self._storage.list(SNAPSHOT_PREFIX)})
+        for run_id in sorted(self.plan.forget):
+            if self._delete(SNAPSHOT_PREFIX + run_id):
+                self.done.forgotten.append(run_id)
+
+    def _refuse_loss(self, there: Set[str]) -> None:
+        lost = sorted(self.plan.snapshots - self.plan.forget - there)
+        if lost:
+            raise RetentionRefused(
+                f"snapshot {lost[0]} was there when this prune began, and is not now ({len(lost)} such)",
+                hint="If nobody has forgotten it, the storage lists too little; else run drkit prune again.",
+            )
+
+    def _wait_grace(self) -> None:
+        if self._options.grace:
+            self._clock.sleep(self._options.grace)
+
+    # -- what goes
+
+    def _read_marks(self) -> None:
+        marks = read_marks(self._storage, self._repository.objects)
+        self._doubtful = frozenset().union(*(ids for prune, ids in marks.items() if prune != self._id))
+
+    def _read_snapshots(self) -> None:
+        self._snapshots = live_snapshots(self._repository)
+        self._refuse_loss({snapshot.id for snapshot in self._snapshots})
+
+    def _read_index(self) -> None:
+        self._survey = self._second_survey()
+        new_damage = {error.object_name for error in self._survey.damaged} - {
+            error.object_name for error in self.plan.survey.damaged
+        }
+        if new_damage:
+            raise IntegrityError(f"{min(new_damage)} is damaged", hint="Run drkit check.", object_name=min(new_damage))
+        for number, pack in enumerate(self._survey.packs):
+            if pack.pack_id not in self.plan.packs:
+                continue
+            if next(self._survey.needed(number), None) is None:
+                self._going.add(pack.pack_id)
+            elif pack.pack_id in self.plan.moving:
+                self._moving.append(number)
+            else:
+                self.done.spared.append(pack.pack_id)
+        self._going |= self._survey.unlisted & self.plan.packs
+
+    def _second_survey(self) -> Survey:
+        """The first one, where nothing has changed since: the trees need not be read again."""
+        first = self.plan.survey
+        same = {snapshot.id for snapshot in self._snapshots} == self.plan.snapshots - self.plan.forget
+        if same and self._doubtful <= self.plan.doubtful and first.is_current(self._storage):
+            return first
+        return survey(self._repository, self._snapshots, going=frozenset(self.plan.packs), doubtful=self._doubtful)
+
+    def _store_packs(self) -> None:
+        repacker = Repacker(self._storage, self._repository.objects, self._progress)
+        for number in self._moving:
+            pack = self._survey.packs[number]
+            try:
+                repacker.move(pack.pack_id, self._survey.needed(number))
+            except IntegrityError as error:
+                if error.object_name != pack_key(pack.pack_id):
+                    raise
+                self.done.damaged.append(error)
+            else:
+                self._going.add(pack.pack_id)
+        self._moved = repacker.finish()
+        self.done.packs_stored = len(self._moved)
+        self.done.bytes_stored = sum(pack.size for pack in self._moved)
+
+    def _store_index(self) -> None:
+        put_index(self._storage, self._repository.objects, self._moved)
+
+    def _list_packs(self) -> None:
+        stored = stored_packs(self._storage)
+        for pack in self._moved:
+            if stored.get(pack.pack_id) != pack.size:
+                key = pack_key(pack.pack_id)
+                raise IntegrityError(f"{key}, which this prune stored, is not there", object_name=key)
+
+    def _create_record(self) -> None:
+        """From here on this prune deletes; fenced before, it must not."""
+        body = self._repository.objects.seal("snapshot", self._id.encode(), tombstone(self._id, by=self._id))
+        if not create_record(self._storage, self._id, body, passing=True):
+            raise self._fenced()
+        self._committed = True
+
+    # -- deleting
+
+    def _replace_index(self) -> None:
+        replace_index(self._storage, self._repository.objects, self._survey, self._going, self._delete)
+
+    def _delete_packs(self) -> None:
+        for pack_id in sorted(self._going):
+            size = self._survey.stored.get(pack_id, 0)
+            if self._delete(pack_key(pack_id)):
+                self.done.packs_deleted += 1
+                self.done.bytes_deleted += size
+            self._progress(size)
+
+    def _delete_keys(self) -> None:
+        """Delete the wraps that were there before the mark, of keys that no chunk is sealed with; then their labels.
+
+        A run that goes on has made its key after the mark, or we have waited for it.
+        """
+        used = self._survey.key_ids(frozenset(self._going))
+        used |= {entry.key_id for pack in self._moved for entry in pack.entries}
+        for wrap in self.plan.wraps:
+            if wrap.key_id not in used and self._delete(data_key_prefix(wrap.key_id) + wrap.id.hex()):
+                self.done.keys_deleted += 1
+        for label in self.plan.labels:
+            if label.key_id not in used:
+                self._delete(label.key)
+
+    def _delete_marks(self) -> None:
+        """Our own, and those of prunes that were cut short: what is left of the packs in them is needed.
+
+        A mark stands as long as something in it could still be deleted: a prune that wakes up after years finds what it
+        condemned gone, or in use since before its mark.
+        """
+        if self.done.denied:
+            return
+        for prune in self.plan.marks:
+            self._delete(MARK_PREFIX + prune)
+        self._delete(MARK_PREFIX + self._id)
+
+    def _delete_record(self) -> None:
+        self._delete(SNAPSHOT_PREFIX + self._id)
+
+    def _close_session(self) -> None:
+        self._session.close()
+
+    def _delete(self, key: str) -> bool:
+        """Whether it is gone. What the storage refuses to delete now (a retention lock) is a later prune's work."""
+        try:
+            self._storage.delete(key)
+        except AccessDenied:
+            self.done.denied.append(key)
+            return False
+        return True

@@ -1,0 +1,188 @@
+"""What is stored, and which of it the snapshots need: the ground that a prune stands on. Reads structure only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
+from drkit.repository.format.packs import ENTRY, pack_key
+from drkit.repository.format.snapshot import Snapshot, stored_trees, tree_chunk_ids
+from drkit.repository.index import ATTEMPTS, RawPack, get_raw_index, index_keys, read_all, stored_packs
+from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, Wrap, data_key_wraps, usable_keys
+from drkit.repository.repository import Repository
+from drkit.repository.tree_walker import TreeWalker
+from drkit.storage.base import Storage
+
+_ID = 32
+_NONE: frozenset[bytes] = frozenset()
+
+
+@dataclass
+class Survey:
+    """Packs by number. A chunk's *home* is the one pack that counts as holding it; its other copies are not needed.
+
+    Takes about 250 bytes a chunk.
+    """
+
+    objects: dict[str, list[RawPack]]
+    """Index objects that can be read, with the packs that each lists."""
+    damaged: list[IntegrityError]
+    """Those that cannot."""
+    wraps: list[Wrap]
+    """Those of all data keys, listed before the index was read."""
+    stored: dict[bytes, int]
+    """Every pack that is there, and its size. Listed after the index was read: a pack is there before it is listed."""
+    packs: list[RawPack] = field(default_factory=list)
+    """The packs that are listed and there, each once."""
+    homes: dict[bytes, int] = field(default_factory=dict)
+    """By chunk id, the number of its home, or its complement (`~number`) once a snapshot needs the chunk."""
+
+    @property
+    def unlisted(self) -> set[bytes]:
+        return self.stored.keys() - {pack.pack_id for pack in self.packs}
+
+    def is_current(self, storage: Storage) -> bool:
+        """Whether the index is still the same, and all packs are there that were. New packs may have come."""
+        known = self.objects.keys() | {error.object_name for error in self.damaged}
+        return set(index_keys(storage)) == known and self.stored.items() <= stored_packs(storage).items()
+
+    def is_there(self, pack: RawPack) -> bool:
+        return self.stored.get(pack.pack_id) == pack.size
+
+    def settle_homes(self, going: frozenset[bytes], doubtful: frozenset[bytes]) -> None:
+        """Give every chunk its home: best where nobody has condemned it, then in `going`, last in `doubtful` packs."""
+        doubtful = doubtful | self._without_keys(doubtful)
+        listed = {pack.pack_id: pack for packs in self.objects.values() for pack in packs if self.is_there(pack)}
+        self.packs = sorted(
+            listed.values(), key=lambda pack: (pack.pack_id in doubtful, pack.pack_id in going, pack.pack_id)
+        )
+        for number, pack in enumerate(self.packs):
+            entries = pack.entries
+            for start in range(0, len(entries), ENTRY.size):
+                self.homes.setdefault(entries[start : start + _ID], number)
+
+    def _without_keys(self, condemned: frozenset[bytes]) -> set[bytes]:
+        """The packs that hold chunks of a key that is gone, or is about to go."""
+        usable = usable_keys(self.wraps, condemned)
+        return {
+            pack.pack_id
+            for packs in self.objects.values()
+            for pack in packs
+            if not {pack.entries[at : at + KEY_ID_SIZE] for at in range(_ID, len(pack.entries), ENTRY.size)} <= usable
+        }
+
+    def need(self, chunk_id: bytes) -> bool:
+        """Note that a snapshot needs this chunk. False when no pack holds it."""
+        number = self.homes.get(chunk_id)
+        if number is None:
+            return False
+        if number >= 0:
+            self.homes[chunk_id] = ~number
+        return True
+
+    def needed(self, number: int) -> Iterator[bytes]:
+        """Yield the packed entries of those chunks of a pack that are needed and at home there."""
+        entries, home = self.packs[number].entries, ~number
+        for start in range(0, len(entries), ENTRY.size):
+            if self.homes[entries[start : start + _ID]] == home:
+                yield entries[start : start + ENTRY.size]
+
+    def key_ids(self, without: frozenset[bytes]) -> set[bytes]:
+        """The keys of all chunks in listed packs but those `without`."""
+        return {
+            pack.entries[start : start + KEY_ID_SIZE]
+            for pack in self.packs
+            if pack.pack_id not in without
+            for start in range(_ID, len(pack.entries), ENTRY.size)
+        }
+
+
+def survey(
+    repository: Repository,
+    snapshots: Iterable[Snapshot],
+    *,
+    going: frozenset[bytes] = _NONE,
+    doubtful: frozenset[bytes] = _NONE,
+) -> Survey:
+    """Read the index, then the trees of `snapshots`, which were listed before: the index holds all that they need.
+
+    Raises IntegrityError for a tree that cannot be read and for a chunk that is in no pack: then nothing can be said of
+    what is needed.
+    """
+    records = list(snapshots)
+    for _ in range(ATTEMPTS):
+        found = _read_index(repository)
+        found.settle_homes(going, doubtful)
+        try:
+            _find_needed(repository, found, records)
+        except (IntegrityError, ObjectNotFound):
+            # Chunks may have moved while we read. If nothing did, it is damage.
+            again = _read_index(repository)
+            if (again.objects.keys(), again.stored) == (found.objects.keys(), found.stored):
+                if found.damaged:
+                    raise index_damage(found) from None
+                raise
+        else:
+            return found
+    raise StorageUnavailable(
+        f"the packs of {repository.storage.url} changed {ATTEMPTS} times while they were read",
+        hint="Run the same again.",
+    )
+
+
+def index_damage(found: Survey) -> IntegrityError:
+    return IntegrityError(
+        f"{found.damaged[0].message}, and {len(found.unlisted)} packs are listed nowhere else",
+        hint="Run drkit repair index, then drkit prune again.",
+        object_name=found.damaged[0].object_name,
+    )
+
+
+def _read_index(repository: Repository) -> Survey:
+    wraps = data_key_wraps(repository.storage)
+    objects, damaged = read_all(
+        repository.storage, lambda key: get_raw_index(repository.storage, repository.objects, key)
+    )
+    return Survey(objects, damaged, wraps, stored_packs(repository.storage))
+
+
+def _find_needed(repository: Repository, found: Survey, snapshots: list[Snapshot]) -> None:
+    places = {
+        entry[:_ID]: (number, ENTRY.unpack(entry))
+        for number, pack in enumerate(found.packs)
+        if pack.entries[_ID : _ID + KEY_ID_SIZE] == TREE_KEY_ID  # a pack holds chunks of one kind
+        for entry in _split(pack.entries)
+    }
+
+    def read(chunk_id: bytes) -> bytes:
+        if chunk_id not in places:
+            raise _missing(chunk_id, "a tree")
+        number, (_, key_id, offset, sealed_size, size) = places[chunk_id]
+        key = pack_key(found.packs[number].pack_id)
+        try:
+            sealed = repository.storage.get(key, offset, sealed_size)
+            return repository.chunks.open(chunk_id, sealed, key_id, size)
+        except ObjectNotFound:
+            raise IntegrityError(f"{key} is missing", hint="Run drkit check.", object_name=key) from None
+        except IntegrityError as error:
+            raise IntegrityError(f"{key}: {error.message}", hint="Run drkit check.", object_name=key) from None
+
+    walker = TreeWalker(read)
+    for snapshot in snapshots:
+        for target in stored_trees(snapshot):
+            name = f"{target.kind} {target.name} in snapshot {snapshot.id}"
+            for chunk_id in walker.walk(name, tuple(tree_chunk_ids(target))):
+                if not found.need(chunk_id):
+                    raise _missing(chunk_id, name)
+
+
+def _split(entries: bytes) -> Iterator[bytes]:
+    return (entries[start : start + ENTRY.size] for start in range(0, len(entries), ENTRY.size))
+
+
+def _missing(chunk_id: bytes, name: str) -> IntegrityError:
+    chunk = f"chunk {chunk_id.hex()}"
+    return IntegrityError(
+        f"{chunk} that {name} needs is in no index", hint="Run drkit check, then drkit repair index.", object_name=chunk
+    )
