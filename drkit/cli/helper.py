@@ -19,7 +19,7 @@ def build(
     json: Json = False, quiet: Quiet = False, verbose: Verbose = False, log_format: Logging = LogFormat.text
 ) -> None:
     """Build the helper image: from alpine where a registry answers, else from this host's own tools."""
-    from drkit.engine.helper import build_helper
+    from drkit.engine.helper.image import build_helper
 
     with Session(quiet=quiet, verbose=verbose, log_format=log_format) as session:
         helper = build_helper(session.engine)
@@ -38,8 +38,8 @@ def probe(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Try on a scratch volume what the helper can keep on this engine."""
-    from drkit.engine.helper import ensure_helper
-    from drkit.engine.probe import probe_helper
+    from drkit.engine.helper.image import ensure_helper
+    from drkit.engine.helper.probe import probe_helper
 
     with Session(policy, quiet=quiet, verbose=verbose, log_format=log_format) as session:
         image = session.policy.helper.image if session.policy else "auto"

@@ -137,7 +137,7 @@ def remove(
 
 def _tell_recipients_file(session: Session, recipient: str, *, belongs: bool) -> None:
     """Warn when the next backup would undo what was just done."""
-    from drkit.operations.access import read_recipients
+    from drkit.access.access import read_recipients
 
     path = session.access.recipients_file
     if path is None or not path.exists() or (recipient in read_recipients(path)) == belongs:
@@ -161,7 +161,7 @@ def rewrap(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Make the repository's recipients those of the policy's recipients_file. Needs an identity of one of them."""
-    from drkit.operations.access import read_recipients
+    from drkit.access.access import read_recipients
     from drkit.operations.keys import rewrap as run
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
@@ -213,8 +213,8 @@ def prove(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Prove that an identity opens every key and data under each, and record it in the repository."""
-    from drkit.operations.host import host_id
-    from drkit.operations.identities import IdentitySource
+    from drkit.access.identities import IdentitySource
+    from drkit.host.name import host_id
     from drkit.operations.keys import prove as run
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
@@ -281,7 +281,7 @@ def kit(
 
 
 def write_kit(page: str, file: Path) -> None:
-    from drkit.operations.private_file import write_new
+    from drkit.host.private_file import write_new
 
     write_new(file, page)
 
@@ -298,9 +298,9 @@ def unlock(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Write the identity (0600) that the repository keeps under a passphrase. Needs no key."""
+    from drkit.host.private_file import write_new
     from drkit.operations.init import identity_text
     from drkit.operations.keys import unlock as run
-    from drkit.operations.private_file import write_new
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
         if file.exists():

@@ -42,7 +42,7 @@ def prune(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Apply the policy's retention, then give back the space of what no snapshot needs."""
-    from drkit.operations.host import host_id
+    from drkit.host.name import host_id
     from drkit.operations.prune import prune as run
     from drkit.policy.durations import EXPECTED, parse_duration
     from drkit.policy.sizes import EXPECTED as SIZE_EXPECTED

@@ -19,11 +19,11 @@ from drkit.cli.options import LogFormat
 from drkit.errors import DrkitError, UsageError
 
 if TYPE_CHECKING:
+    from drkit.access.access import Access
     from drkit.engine.client import Engine
-    from drkit.operations.access import Access
+    from drkit.host.restore_journal import RestoreJournal
+    from drkit.host.seen import SeenRepositories
     from drkit.operations.find_snapshot import Scope
-    from drkit.operations.host_state import SeenRepositories
-    from drkit.operations.restore_journal import RestoreJournal
     from drkit.policy import Policy
     from drkit.repository.repository import Repository
 
@@ -77,7 +77,7 @@ class Session:
 
     @cached_property
     def access(self) -> Access:
-        from drkit.operations.access import repository_access
+        from drkit.access.access import repository_access
 
         access = repository_access(self._access_policy(), url=self._url, as_of=self._as_of)
         self.tell_exposed(*access.secret_files())
@@ -85,7 +85,7 @@ class Session:
 
     def tell_exposed(self, *paths: Path) -> None:
         """Warn of files of secrets that others can read."""
-        from drkit.operations.identities import key_file_problem
+        from drkit.access.identities import key_file_problem
 
         for path in paths:
             if path.is_file() and (problem := key_file_problem(path)):
@@ -107,37 +107,37 @@ class Session:
 
     @cached_property
     def repository(self) -> Repository:
-        from drkit.operations.access import open_repository
+        from drkit.access.access import open_repository
 
         return open_repository(self.access, self.ask_passphrase)
 
     @cached_property
     def repository_itself(self) -> Repository:
         """The same without this host's cache, for who wants to know what the storage holds."""
-        from drkit.operations.access import open_repository
+        from drkit.access.access import open_repository
 
         return open_repository(self.access, self.ask_passphrase, cached=False)
 
     def repository_at(self, url: str) -> Repository:
         """Another repository, opened with the same keys."""
-        from drkit.operations.access import open_repository, repository_access
+        from drkit.access.access import open_repository, repository_access
 
         return open_repository(repository_access(self._access_policy(), url=url), self.ask_passphrase)
 
     def mirror(self, to: str | None) -> Access:
-        from drkit.operations.access import mirror_access
+        from drkit.access.access import mirror_access
 
         return mirror_access(self._access_policy(), to)
 
     def new_mirror(self, source: str) -> Access:
-        from drkit.operations.access import new_mirror_access
+        from drkit.access.access import new_mirror_access
 
         return new_mirror_access(self._access_policy(), self._url, source)
 
     @property
     def host(self) -> str:
         """Who works here, for others that use the repository to see."""
-        from drkit.operations.host import host_id
+        from drkit.host.name import host_id
 
         return host_id(self.policy) if self.policy else socket.gethostname()
 
@@ -153,7 +153,7 @@ class Session:
 
     def passphrase(self, file: Path | None, name: str) -> str:
         """The passphrase of something that is there: from a file, $DRKIT_PASSPHRASE_FILE or the terminal."""
-        from drkit.operations.identities import read_passphrase
+        from drkit.access.identities import read_passphrase
 
         named = os.environ.get("DRKIT_PASSPHRASE_FILE")
         if file is None and named:
@@ -167,7 +167,7 @@ class Session:
 
     def new_passphrase(self, file: Path | None, question: str, *, optional: bool = False) -> str | None:
         """A passphrase that is to be: from a file, or asked for twice on the terminal; None where it may be empty."""
-        from drkit.operations.identities import read_passphrase
+        from drkit.access.identities import read_passphrase
 
         if file is not None:
             self.tell_exposed(file)
@@ -211,14 +211,14 @@ class Session:
 
     @cached_property
     def journal(self) -> RestoreJournal:
-        from drkit.operations.host_state import state_directory
-        from drkit.operations.restore_journal import RestoreJournal
+        from drkit.host.restore_journal import RestoreJournal
+        from drkit.host.seen import state_directory
 
         return RestoreJournal(state_directory() / "restores")
 
     @cached_property
     def seen(self) -> SeenRepositories:
-        from drkit.operations.host_state import SeenRepositories, state_directory
+        from drkit.host.seen import SeenRepositories, state_directory
 
         return SeenRepositories(state_directory())
 

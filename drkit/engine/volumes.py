@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drkit.engine.client import Document, Engine, EngineError
-from drkit.engine.launch import LABEL as HELPER_LABEL
-from drkit.engine.launch import Transport, start_helper
+from drkit.engine.helper.launch import LABEL as HELPER_LABEL
+from drkit.engine.helper.launch import Transport, start_helper
+from drkit.engine.helper.process import HelperProcess
 from drkit.engine.names import check_name
-from drkit.engine.process import HelperProcess
 from drkit.errors import DrkitError
 
 if TYPE_CHECKING:
-    from drkit.engine.helper import Helper
+    from drkit.engine.helper.image import Helper
 
 LABEL_RESTORE = "drkit.restore"
 

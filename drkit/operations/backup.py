@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from drkit import __version__
+from drkit.access.access import Access, open_repository, read_recipients
+from drkit.access.identities import AskPassphrase
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper, helper_archive
+from drkit.engine.helper.image import Helper, helper_archive
 from drkit.engine.images import ImageIdentity, inspect_image, save_image
 from drkit.errors import (
     AccessDenied,
@@ -25,11 +27,9 @@ from drkit.errors import (
     RepositoryNotFound,
     StorageUnavailable,
 )
-from drkit.operations.access import Access, open_repository, read_recipients
+from drkit.host.name import host_id
+from drkit.host.seen import SeenRepositories
 from drkit.operations.find_snapshot import previous_target, readable_snapshots
-from drkit.operations.host import host_id
-from drkit.operations.host_state import SeenRepositories
-from drkit.operations.identities import AskPassphrase
 from drkit.operations.kept import still_kept
 from drkit.operations.keys import recipient_differences
 from drkit.operations.plan import Planned, Ready

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from drkit.access.access import Access, open_access
 from drkit.errors import DrkitError, IntegrityError, PartialFailure
-from drkit.operations.access import Access, open_access
 from drkit.operations.find_snapshot import by_id, readable_snapshots
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from drkit.access.access import Access, open_access, open_repository, read_recipients
+from drkit.access.identities import key_file_problem
 from drkit.engine.client import Engine
-from drkit.engine.helper import ensure_helper
-from drkit.engine.probe import probe_helper
+from drkit.engine.helper.image import ensure_helper
+from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, StorageUnavailable
-from drkit.operations.access import Access, open_access, open_repository, read_recipients
-from drkit.operations.identities import key_file_problem
 from drkit.policy import Policy
 from drkit.storage import LOCK_HINT, Storage, is_s3, local_path, permission_problem
 from drkit.storage.probe import Capabilities, probe

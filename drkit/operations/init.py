@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from drkit.access.access import Access, open_access, read_recipients, same_place
+from drkit.access.identities import AskPassphrase, read_identities
 from drkit.errors import AccessDenied, StorageUnavailable, UsageError
-from drkit.operations.access import Access, open_access, read_recipients, same_place
-from drkit.operations.identities import AskPassphrase, read_identities
-from drkit.operations.private_file import write_new
+from drkit.host.private_file import write_new
 from drkit.operations.recovery_kit import Kit, make_kit
 from drkit.repository.keys.identity import Identity, check_recipient, generate_identity
 from drkit.repository.keys.labels import Holder

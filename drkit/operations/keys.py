@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from drkit import __version__
+from drkit.access.access import Access
+from drkit.access.identities import AskPassphrase, IdentitySource, read_identities
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
-from drkit.operations.access import Access
-from drkit.operations.identities import AskPassphrase, IdentitySource, read_identities
-from drkit.operations.private_file import write_new
+from drkit.host.private_file import write_new
 from drkit.repository.holders.custody import Custody, Wrap, grant, is_whole, read_custody, require_identity, revoke
 from drkit.repository.holders.prove import prove_keys
 from drkit.repository.keys.identity import Identity, check_recipient

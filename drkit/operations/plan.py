@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper, ensure_helper
-from drkit.engine.process import HelperProcess
+from drkit.engine.helper.image import Helper, ensure_helper
+from drkit.engine.helper.process import HelperProcess
 from drkit.engine.volumes import match_volumes, start_capture
 from drkit.errors import UsageError
 from drkit.pipeline.standby import StandBy

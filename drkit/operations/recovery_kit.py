@@ -16,7 +16,7 @@ from html import escape
 from typing import NamedTuple
 
 from drkit import __version__
-from drkit.operations.access import Access
+from drkit.access.access import Access
 from drkit.repository.holders.custody import read_custody
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import ESCROW_PREFIX

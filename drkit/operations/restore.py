@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper, ensure_helper, load_helper
+from drkit.engine.helper.image import Helper, ensure_helper, load_helper
 from drkit.engine.images import ImageIdentity, check_tags, load_image
 from drkit.engine.volumes import (
     LABEL_RESTORE,
@@ -22,7 +22,7 @@ from drkit.engine.volumes import (
     remove_if_ours,
 )
 from drkit.errors import DrkitError
-from drkit.operations.restore_journal import RestoreJournal
+from drkit.host.restore_journal import RestoreJournal
 from drkit.pipeline.extract import Restore, extracted, raw_stream, verifier
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import Selection, select_members, selected_members

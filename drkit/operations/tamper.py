@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from drkit.operations.access import Access, open_access
+from drkit.access.access import Access, open_access
 from drkit.storage import LOCK_HINT, attack, is_s3
 from drkit.storage.s3.tamper import Attempt
 

@@ -12,9 +12,9 @@ from struct import Struct
 from typing import IO
 
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper
-from drkit.engine.messages import TarReport, classify_tar_stderr
-from drkit.engine.process import HelperExit, HelperProcess
+from drkit.engine.helper.image import Helper
+from drkit.engine.helper.messages import TarReport, classify_tar_stderr
+from drkit.engine.helper.process import HelperExit, HelperProcess
 from drkit.engine.volumes import start_capture
 from drkit.errors import CaptureFailed
 from drkit.pipeline.listing import requested

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper
-from drkit.engine.messages import classify_tar_stderr
-from drkit.engine.process import HelperExit, HelperProcess
+from drkit.engine.helper.image import Helper
+from drkit.engine.helper.messages import classify_tar_stderr
+from drkit.engine.helper.process import HelperExit, HelperProcess
 from drkit.engine.volumes import start_capture, start_extract
 from drkit.errors import DrkitError, IntegrityError
 from drkit.pipeline.describe import Description, describe, differences

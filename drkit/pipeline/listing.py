@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from drkit.engine.process import HelperProcess
+from drkit.engine.helper.process import HelperProcess
 from drkit.pipeline.paths import listed_name
 from drkit.pipeline.readahead import read_ahead
 from drkit.pipeline.stream import ReadInto

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from drkit.engine.process import HelperProcess
+from drkit.engine.helper.process import HelperProcess
 
 
 class StandBy:

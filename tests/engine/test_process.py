@@ -18,11 +18,11 @@ from typing import Any
 import docker
 import pytest
 
-from drkit.engine import exchange
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper, ensure_helper
-from drkit.engine.launch import LABEL, Transport, run_helper, start_helper
-from drkit.engine.process import HelperProcess
+from drkit.engine.helper import fifos as exchange
+from drkit.engine.helper.image import Helper, ensure_helper
+from drkit.engine.helper.launch import LABEL, Transport, run_helper, start_helper
+from drkit.engine.helper.process import HelperProcess
 from drkit.engine.volumes import start_capture, start_extract
 from drkit.errors import CaptureFailed, DrkitError, UsageError
 
@@ -339,7 +339,7 @@ def test_another_directory_of_the_same_name_is_noticed(
     monkeypatch.setattr(
         exchange.Exchange, "mount", lambda self: {"Type": "bind", "Source": str(tmp_path), "Target": "/drkit"}
     )
-    monkeypatch.setattr("drkit.engine.process._TOKEN_SECONDS", 2.0)
+    monkeypatch.setattr("drkit.engine.helper.process._TOKEN_SECONDS", 2.0)
     with Engine.connect(engine_url) as engine:
         output, _ = run_helper(engine, helper, "echo here", run_id="test")
         assert output == b"here\n" and engine.shares_directory is False
@@ -380,8 +380,8 @@ def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: Helper, vo
 CHILD = """
 import os, signal, sys
 from drkit.engine.client import Engine
-from drkit.engine.helper import ensure_helper
-from drkit.engine.process import HelperProcess
+from drkit.engine.helper.image import ensure_helper
+from drkit.engine.helper.process import HelperProcess
 from drkit.engine.volumes import start_capture, start_extract
 
 moment, volume, run_id = sys.argv[1:]
@@ -539,7 +539,7 @@ def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: Helper) ->
 
 
 def test_out_of_memory_is_named(engine: Engine, helper: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drkit.engine.launch._memory_limit", lambda facts: 16 << 20)
+    monkeypatch.setattr("drkit.engine.helper.launch._memory_limit", lambda facts: 16 << 20)
     script = "line=0123456789abcdef; while :; do line=$line$line; done"
     _, end = run_helper(engine, helper, f"exec /bin/sh -c '{script}'", run_id="test")
     assert end.code == 137 and end.oom_killed

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from drkit.engine.process import HelperProcess
+from drkit.engine.helper.process import HelperProcess
 from drkit.errors import CaptureFailed
 from drkit.pipeline.standby import StandBy
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from drkit.access.access import Access
+from drkit.access.identities import IdentitySource
 from drkit.errors import AccessDenied, ObjectExists, RepositoryLocked, StorageUnavailable
-from drkit.operations.access import Access
-from drkit.operations.identities import IdentitySource
 from drkit.operations.init import init
 from drkit.repository.commit import single_writer as sole
 from drkit.repository.format.snapshot import Snapshot

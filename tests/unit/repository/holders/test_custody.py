@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from drkit.access.access import Access
+from drkit.access.identities import IdentitySource
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, StorageUnavailable, UsageError
-from drkit.operations.access import Access
-from drkit.operations.identities import IdentitySource
 from drkit.operations.keys import (
     add_recipient,
     list_keys,

@@ -23,8 +23,8 @@ from drkit.repository.format.snapshot import Snapshot, Target, format_time, tomb
 from drkit.repository.index import index_keys
 from drkit.repository.keys.labels import Holder, put_label
 from drkit.repository.keys.wraps import format_meta_key
-from drkit.repository.prune.plan import find_condemned
 from drkit.repository.prune import reindex
+from drkit.repository.prune.plan import find_condemned
 from drkit.repository.prune.prune import Options, Prune
 from drkit.repository.repair import repair_index
 from drkit.repository.repository import Repository

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from drkit.access.access import Access, repository_access
+from drkit.access.identities import IdentitySource
 from drkit.errors import UsageError
-from drkit.operations.access import Access, repository_access
-from drkit.operations.identities import IdentitySource
 from drkit.policy import parse_policy
 from drkit.storage import S3Settings
 from tests.conftest import PROJECT
@@ -60,7 +60,7 @@ def test_an_empty_environment_names_nothing() -> None:
 def test_a_repository_in_a_directory_loads_nothing_of_s3(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from drkit.operations.access import Access, open_access\n"
+        "from drkit.access.access import Access, open_access\n"
         "storage = open_access(Access(sys.argv[1]), create=True)\n"
         "storage.put('config', b'x')\n"
         "print(*sorted(name for name in sys.modules if name.split('.')[0] in ('boto3', 'botocore', 'tenacity')))\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.engine import host_tools
+from drkit.engine.helper import host_tools
 from drkit.errors import DrkitError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import IntegrityError
-from drkit.operations.host_state import SeenRepositories, state_directory
+from drkit.host.seen import SeenRepositories, state_directory
 from drkit.repository.repository import Repository, read_config
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import create

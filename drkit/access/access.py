@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from drkit.errors import AccessDenied, UsageError
-from drkit.operations.identities import (
+from drkit.access.identities import (
     AskPassphrase,
     IdentitySource,
     descriptor_from,
     read_identities,
     read_secret,
 )
+from drkit.errors import AccessDenied, UsageError
 from drkit.policy import Place, Policy
 from drkit.repository.keys.identity import parse_recipients
 from drkit.repository.locks import LOCKED_PREFIXES

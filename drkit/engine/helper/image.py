@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drkit.engine.client import Engine, EngineError
-from drkit.engine.host_tools import HOST_ARCH, host_image
-from drkit.engine.launch import run_helper
+from drkit.engine.helper.host_tools import HOST_ARCH, host_image
+from drkit.engine.helper.launch import run_helper
 from drkit.errors import DrkitError
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from drkit.access.secret_command import MAX_BYTES, run_secret_command
 from drkit.errors import AccessDenied, UsageError
-from drkit.operations.secret_command import MAX_BYTES, run_secret_command
 from drkit.repository.keys.identity import (
     Identity,
     check_work_factor,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from drkit.engine import volumes
 from drkit.engine.client import Engine
-from drkit.engine.helper import Helper
-from drkit.engine.launch import LABEL, Transport, run_helper
-from drkit.engine.process import HelperProcess
+from drkit.engine.helper.image import Helper
+from drkit.engine.helper.launch import LABEL, Transport, run_helper
+from drkit.engine.helper.process import HelperProcess
 from drkit.errors import DrkitError
 
 _MTIME = "1500000000.123456789"

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from drkit.engine.client import Document, Engine, EngineError
-from drkit.engine.exchange import Exchange
+from drkit.engine.helper.fifos import Exchange
+from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
 from drkit.engine.names import check_name
-from drkit.engine.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
 from drkit.errors import CaptureFailed, DrkitError
 
 if TYPE_CHECKING:
-    from drkit.engine.helper import Helper
+    from drkit.engine.helper.image import Helper
 
 log = logging.getLogger(__name__)
 

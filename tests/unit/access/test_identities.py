@@ -12,10 +12,10 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from drkit.access.access import repository_access
+from drkit.access.identities import IdentitySource, read_identities, read_passphrase
+from drkit.access.secret_command import MAX_BYTES, run_secret_command
 from drkit.errors import AccessDenied, UsageError
-from drkit.operations.access import repository_access
-from drkit.operations.identities import IdentitySource, read_identities, read_passphrase
-from drkit.operations.secret_command import MAX_BYTES, run_secret_command
 from drkit.policy import Policy, parse_policy
 from drkit.repository.keys.identity import (
     Identity,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.engine.messages import TarReport, classify_tar_stderr, unescape
+from drkit.engine.helper.messages import TarReport, classify_tar_stderr, unescape
 from drkit.engine.volumes import TAR_CREATE, TAR_EXTRACT
 
 ODD = b"odd: \\ 'q' \"d\"\n\t\r\xff\x01 end"

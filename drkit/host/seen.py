@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drkit.errors import DrkitError, IntegrityError
-from drkit.operations.private_file import replace
+from drkit.host.private_file import replace
 from drkit.repository.repository import Repository
 
 log = logging.getLogger(__name__)

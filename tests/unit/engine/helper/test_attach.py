@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from drkit.engine.attach import pump_frames
+from drkit.engine.helper.attach import pump_frames
 from drkit.errors import CaptureFailed, EngineUnavailable
 
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from drkit.engine.attach import AttachBridge
 from drkit.engine.client import Engine
-from drkit.engine.exchange import Exchange
+from drkit.engine.helper.attach import AttachBridge
+from drkit.engine.helper.fifos import Exchange
 from drkit.errors import DrkitError
 
 log = logging.getLogger(__name__)
