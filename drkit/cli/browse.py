@@ -41,7 +41,7 @@ def snapshots(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """List the snapshots in the repository, oldest first, of every host and policy."""
-    from drkit.operations.find_snapshot import Scope, readable_snapshots
+    from drkit.catalog.find import Scope, readable_snapshots
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format, as_of=as_of) as session:
         found, damaged = readable_snapshots(session.repository)
@@ -103,8 +103,8 @@ def ls(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """List the files of a snapshot."""
+    from drkit.catalog.find import find_snapshot
     from drkit.operations.browse import choose_target, list_members
-    from drkit.operations.find_snapshot import find_snapshot
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format, as_of=as_of) as session:
         record = find_snapshot(session.repository, snapshot, session.scope(host, from_policy, at))
@@ -142,8 +142,8 @@ def find(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Find paths in all snapshots."""
+    from drkit.catalog.find import Scope, readable_snapshots
     from drkit.operations.browse import find_members
-    from drkit.operations.find_snapshot import Scope, readable_snapshots
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format, as_of=as_of) as session:
         scope = Scope(host, from_policy)
@@ -177,8 +177,8 @@ def diff(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Show what changed: + added, - removed, M content, U metadata only, T type."""
+    from drkit.catalog.find import find_snapshot
     from drkit.operations.browse import diff_snapshots
-    from drkit.operations.find_snapshot import find_snapshot
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format, as_of=as_of) as session:
         before, after = find_snapshot(session.repository, old), find_snapshot(session.repository, new)

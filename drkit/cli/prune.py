@@ -14,8 +14,8 @@ from drkit.cli.session import Session
 from drkit.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
+    from drkit.catalog.retention import Decision
     from drkit.operations.prune import Pruned
-    from drkit.retention import Decision
 
 YesReally = Annotated[bool, typer.Option("--yes-really", help="Do what is refused because it is mostly a mistake.")]
 

@@ -188,7 +188,7 @@ def verify(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Read the data back and compare every file with its digest."""
-    from drkit.operations.find_snapshot import find_snapshot
+    from drkit.catalog.find import find_snapshot
     from drkit.operations.verify import verify_repository, verify_subset
 
     if snapshot and read_data_subset:

@@ -73,7 +73,7 @@ def restore(
         session.connect_ahead()
         scope = session.scope(host, from_policy, at)
         if volume is not None:
-            from drkit.operations.find_snapshot import find_target
+            from drkit.catalog.find import find_target
             from drkit.operations.restore import plan_restore, restore_volume
 
             record, target = find_target(session.repository, snapshot, "volume", volume, scope)
@@ -108,7 +108,7 @@ def restore(
 
 
 def _restore_image(session: Session, snapshot: str, image: str, scope: Any, *, dry_run: bool, json: bool) -> None:
-    from drkit.operations.find_snapshot import find_target
+    from drkit.catalog.find import find_target
     from drkit.operations.restore import restore_image
 
     record, target = find_target(session.repository, snapshot, "image", image, scope)
@@ -184,8 +184,8 @@ def export(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Write a volume (or a saved image) as a plain tar."""
+    from drkit.catalog.find import find_target
     from drkit.operations.export import export as run
-    from drkit.operations.find_snapshot import find_target
 
     if (volume is None) == (image is None):
         raise UsageError("export needs a volume or an image", hint="Give --volume NAME or --image REF.")

@@ -20,10 +20,10 @@ from drkit.errors import DrkitError, UsageError
 
 if TYPE_CHECKING:
     from drkit.access.access import Access
+    from drkit.catalog.find import Scope
     from drkit.engine.client import Engine
     from drkit.host.restore_journal import RestoreJournal
     from drkit.host.seen import SeenRepositories
-    from drkit.operations.find_snapshot import Scope
     from drkit.policy import Policy
     from drkit.repository.repository import Repository
 
@@ -224,7 +224,7 @@ class Session:
 
     def scope(self, host: str | None, from_policy: str | None, at: str | None) -> Scope:
         """What narrows `latest`: what was said on the command line, and the policy when its file was named there."""
-        from drkit.operations.find_snapshot import Scope
+        from drkit.catalog.find import Scope
 
         if from_policy is None and self._policy_file is not None:
             from_policy = self.required_policy.name

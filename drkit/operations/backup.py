@@ -12,6 +12,8 @@ from functools import partial
 from drkit import __version__
 from drkit.access.access import Access, open_repository, read_recipients
 from drkit.access.identities import AskPassphrase
+from drkit.catalog.find import previous_target, readable_snapshots
+from drkit.catalog.kept import still_kept
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import Helper, helper_archive
 from drkit.engine.images import ImageIdentity, inspect_image, save_image
@@ -29,8 +31,6 @@ from drkit.errors import (
 )
 from drkit.host.name import host_id
 from drkit.host.seen import SeenRepositories
-from drkit.operations.find_snapshot import previous_target, readable_snapshots
-from drkit.operations.kept import still_kept
 from drkit.operations.keys import recipient_differences
 from drkit.operations.plan import Planned, Ready
 from drkit.pipeline.capture import Capture, can_take_over, capture_stream, capture_volume, take_over

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from drkit.access.access import Access, open_access
+from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, IntegrityError, PartialFailure
-from drkit.operations.find_snapshot import by_id, readable_snapshots
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror
 from drkit.repository.mirror.transfer import Transfer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, RetentionRefused, StorageFull
-from drkit.operations.find_snapshot import by_id, readable_snapshots
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.repository import Repository
 from drkit.storage import keep_reserve, released_reserve

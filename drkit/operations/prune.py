@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from drkit import retention
+from drkit.catalog import retention
+from drkit.catalog.find import readable_snapshots
+from drkit.catalog.kept import still_kept
 from drkit.errors import StorageFull
-from drkit.operations.find_snapshot import readable_snapshots
-from drkit.operations.kept import still_kept
 from drkit.policy import Policy
 from drkit.repository.format.names import new_run_id
 from drkit.repository.format.sealing import random_bytes

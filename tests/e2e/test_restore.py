@@ -20,11 +20,11 @@ import pytest
 
 from drkit.access.access import Access, open_repository
 from drkit.access.identities import IdentitySource
+from drkit.catalog.find import find_target
 from drkit.engine.client import Engine
 from drkit.errors import IntegrityError
 from drkit.host.restore_journal import RestoreJournal
 from drkit.operations import restore as restoring
-from drkit.operations.find_snapshot import find_target
 from drkit.pipeline.extract import Restore
 from tests.support.lab import Lab, Volume, finish
 from tests.support.treecompare import compare_trees, describe, scan_tree

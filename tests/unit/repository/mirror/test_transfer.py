@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from drkit.catalog.find import find_snapshot
 from drkit.errors import AccessDenied, IntegrityError, ObjectExists, RepositoryLocked, RepositoryNotFound, UsageError
-from drkit.operations.find_snapshot import find_snapshot
 from drkit.operations.forget import forget
 from drkit.repository.check import check_repository
 from drkit.repository.commit.marks import put_mark

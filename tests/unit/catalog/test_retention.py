@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drkit.catalog.retention import SKEW, Plan, Series, plan
 from drkit.policy import Retention
-from drkit.retention import SKEW, Plan, Series, plan
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "retention"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "retention"
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 RULES = ("keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly")
 
@@ -190,7 +190,7 @@ def test_what_is_dated_ahead_changes_nothing(snapshots: list[Taken], rules: Rete
 
 def test_time_zones_are_known_on_a_host_that_has_none() -> None:
     """A bare Debian has no tzdata, and not even UTC."""
-    code = "import datetime, zoneinfo; from drkit.policy import Retention; from drkit.retention import plan\n"
+    code = "import datetime, zoneinfo; from drkit.policy import Retention; from drkit.catalog.retention import plan\n"
     code += "assert not zoneinfo.TZPATH\nnow = datetime.datetime(2025, 3, 9, tzinfo=datetime.UTC)\n"
     code += "for zone in ('UTC', 'Europe/Berlin'):\n"
     code += "    plan([], Retention(keep_daily=1, timezone=zone), now); zoneinfo.ZoneInfo(zone)"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from drkit import retention
+from drkit.catalog import retention
 from drkit.errors import PolicyError
 from drkit.policy import Policy, parse_policy
 from drkit.repository.format.snapshot import Snapshot

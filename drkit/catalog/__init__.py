@@ -1,0 +1,1 @@
+"""Finding a snapshot, and deciding which ones stay."""
