@@ -23,7 +23,7 @@ from drkit.pipeline.reuse import READ, REUSE, ReusePlan, plan_reuse, read_everyt
 from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.stream import MemberStream, Progress, ReadInto, StreamMember, watched
-from drkit.pipeline.tarframe import read_number
+from drkit.pipeline.tar.frames import read_number
 from drkit.repository.format.names import display_path
 from drkit.repository.format.snapshot import NameList, Target, tree_chunk_ids
 from drkit.repository.format.tree import Member, TreeWriter, encode_member

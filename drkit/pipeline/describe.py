@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from drkit.pipeline.paths import member_path
 from drkit.pipeline.stream import StreamMember
-from drkit.pipeline.tarframe import member_records, read_number
+from drkit.pipeline.tar.frames import member_records, read_number
 
 # Told by other fields of a description, or different between two names of one file.
 _LOCATING = {b"path", b"linkpath", b"GNU.sparse.name", b"mtime", b"uid", b"gid", b"size"}

@@ -16,13 +16,13 @@ from drkit.errors import DrkitError, IntegrityError
 from drkit.pipeline.describe import Description, describe, differences
 from drkit.pipeline.listing import requested
 from drkit.pipeline.paths import listed_name, member_path
-from drkit.pipeline.rename import renamed
 from drkit.pipeline.scan import read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import Selected, Selection, selected_members
 from drkit.pipeline.standby import StandBy
 from drkit.pipeline.stream import MemberStream, Progress, StreamMember, iterator_readinto, watched
-from drkit.pipeline.tarframe import END_OF_ARCHIVE
+from drkit.pipeline.tar.frames import END_OF_ARCHIVE
+from drkit.pipeline.tar.rename import renamed
 from drkit.repository.format.names import display_path
 from drkit.repository.format.snapshot import Target
 from drkit.repository.format.tree import Member

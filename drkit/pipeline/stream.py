@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from drkit.errors import CaptureFailed
 from drkit.pipeline.paths import member_path
-from drkit.pipeline.tarframe import HARD_LINK, SYMLINK, Frame, TarFramer
+from drkit.pipeline.tar.frames import HARD_LINK, SYMLINK, Frame, TarFramer
 from drkit.repository.format.chunker import DATA_CHUNKS, cut_lengths
 from drkit.repository.format.digest import Hasher, keyed_digest, keyed_hasher
 from drkit.repository.format.tree import EXTENT

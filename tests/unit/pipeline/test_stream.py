@@ -12,7 +12,7 @@ import pytest
 from drkit.errors import CaptureFailed
 from drkit.pipeline import stream as module
 from drkit.pipeline.stream import MemberStream, ReadInto, StreamMember, iterator_readinto, watched
-from drkit.pipeline.tarframe import BLOCK, END_OF_ARCHIVE, TarFramer
+from drkit.pipeline.tar.frames import BLOCK, END_OF_ARCHIVE, TarFramer
 from drkit.repository.format.chunker import DATA_CHUNKS, ChunkerParameters
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.tree import EXTENT

@@ -16,9 +16,8 @@ import pytest
 from drkit.errors import CaptureFailed, IntegrityError
 from drkit.pipeline.describe import Description, describe, differences
 from drkit.pipeline.paths import listed_name, member_path
-from drkit.pipeline.rename import renamed
 from drkit.pipeline.stream import MemberStream, iterator_readinto
-from drkit.pipeline.tarframe import (
+from drkit.pipeline.tar.frames import (
     BLOCK,
     END_OF_ARCHIVE,
     HARD_LINK,
@@ -28,6 +27,7 @@ from drkit.pipeline.tarframe import (
     pax_records,
     read_number,
 )
+from drkit.pipeline.tar.rename import renamed
 from tests.support.host_tar import create_tar, extract_tar, scan_directory
 from tests.support.torture import make_torture_tree
 from tests.support.treecompare import compare_trees

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from drkit.errors import IntegrityError
-from drkit.pipeline.tarframe import BLOCK, Frame, TarFramer, member_records
+from drkit.pipeline.tar.frames import BLOCK, Frame, TarFramer, member_records
 
 
 def renamed(pieces: Iterable[bytes | memoryview], name: bytes, link: bytes) -> Iterator[bytes | memoryview]:

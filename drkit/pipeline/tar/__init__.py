@@ -1,0 +1,1 @@
+"""Tar framing: where members begin and end, and writing one under another name."""
