@@ -42,7 +42,7 @@ def list_(
 ) -> None:
     """List who opens the repository, how many of its keys, and when that was last proven."""
     from drkit.operations.keys import list_keys
-    from drkit.operations.recovery_kit import fingerprint
+    from drkit.report.recovery_kit import fingerprint
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
         found = list_keys(session.repository)
@@ -262,7 +262,7 @@ def kit(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Print the recovery kit again: one page, with a place for the secret and never the secret."""
-    from drkit.operations.recovery_kit import kit_html, kit_text, make_kit
+    from drkit.report.recovery_kit import kit_html, kit_text, make_kit
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
         if format_ is None:

@@ -52,7 +52,7 @@ def init(
 ) -> None:
     """Create the repository, and an identity where there is none; print the recovery kit."""
     from drkit.operations.init import init as run
-    from drkit.operations.recovery_kit import kit_html, kit_text
+    from drkit.report.recovery_kit import kit_html, kit_text
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format) as session:
         if mirror_of is not None:

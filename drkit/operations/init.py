@@ -11,7 +11,7 @@ from drkit.access.access import Access, open_access, read_recipients, same_place
 from drkit.access.identities import AskPassphrase, read_identities
 from drkit.errors import AccessDenied, StorageUnavailable, UsageError
 from drkit.host.private_file import write_new
-from drkit.operations.recovery_kit import Kit, make_kit
+from drkit.report.recovery_kit import Kit, make_kit
 from drkit.repository.keys.identity import Identity, check_recipient, generate_identity
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import put_escrow

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.operations.recovery_kit import Kit, fingerprint, kit_html, kit_text
+from drkit.report.recovery_kit import Kit, fingerprint, kit_html, kit_text
 from drkit.repository.keys.identity import generate_identity
 from drkit.repository.keys.labels import Holder
 from drkit.storage import S3Settings
