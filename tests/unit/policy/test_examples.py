@@ -12,7 +12,7 @@ import yaml
 
 from drkit.policy import example_text, json_schema, load_policy, parse_policy
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMMENTED = (
     *("host", "meta_key_file", "endpoint", "region", "addressing", "profile", "credentials_file", "ca_bundle"),
     *("storage_class", "encryption", "kms_key", "upload_limit", "lock"),
