@@ -25,6 +25,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def reason(error: OSError) -> str:
+    """Say in lower case what the system says of a failed call, to stand behind a colon in a message of ours."""
+    return (error.strerror or str(error)).lower()
+
+
 class DrkitError(Exception):
     """Any failure that drkit explains itself; everything else that escapes is a bug."""
 

@@ -16,7 +16,7 @@ from drkit.access.identities import (
     read_identities,
     read_secret,
 )
-from drkit.errors import AccessDenied, UsageError
+from drkit.errors import AccessDenied, UsageError, reason
 from drkit.policy import Place, Policy
 from drkit.repository.keys.identity import parse_recipients
 from drkit.repository.locks import LOCKED_PREFIXES
@@ -206,4 +206,4 @@ def read_meta_key(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is no text"
+    return reason(error) if isinstance(error, OSError) else "it is no text"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drkit.access.secret_command import MAX_BYTES, run_secret_command
-from drkit.errors import AccessDenied, UsageError
+from drkit.errors import AccessDenied, UsageError, reason
 from drkit.repository.keys.identity import (
     Identity,
     check_work_factor,
@@ -63,7 +63,7 @@ def _read_descriptor(descriptor: int) -> bytes:
             data += part
     except OSError as error:
         raise AccessDenied(
-            f"descriptor {descriptor} of DRKIT_IDENTITY_FD cannot be read: {(error.strerror or str(error)).lower()}",
+            f"descriptor {descriptor} of DRKIT_IDENTITY_FD cannot be read: {reason(error)}",
             hint="Open it for drkit, as in: DRKIT_IDENTITY_FD=3 drkit snapshots 3<identity.txt.",
         ) from None
     return data
@@ -98,7 +98,7 @@ def read_secret(path: Path, what: str) -> bytes:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise AccessDenied(
-            f"{what} file {path} cannot be read: {(error.strerror or str(error)).lower()}",
+            f"{what} file {path} cannot be read: {reason(error)}",
             hint=f"Name the file that holds it: {_NAMED_BY.get(what, 'identity_file in the policy')}.",
         ) from None
     if len(data) > MAX_BYTES:

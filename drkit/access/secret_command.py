@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from drkit.errors import AccessDenied
+from drkit.errors import AccessDenied, reason
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run_secret_command(command: Sequence[str], what: str, *, timeout: float = TI
             start_new_session=True,  # a group of its own, which can be killed whole
         )
     except OSError as error:
-        raise _failed(what, command, f"cannot be run: {(error.strerror or str(error)).lower()}") from None
+        raise _failed(what, command, f"cannot be run: {reason(error)}") from None
     try:
         secret, said, complete = _collect(process, time.monotonic() + timeout)
     finally:

@@ -25,7 +25,7 @@ from drkit.cli.options import (
 )
 from drkit.cli.progress import progress_bar
 from drkit.cli.session import Session
-from drkit.errors import DrkitError, UsageError
+from drkit.errors import DrkitError, UsageError, reason
 
 if TYPE_CHECKING:
     from drkit.operations.restore import Restored, RestorePlan
@@ -223,7 +223,7 @@ def _export_file(session: Session, target: Any, path: Path, run: Any) -> tuple[i
             os.fsync(file.fileno())
         unfinished.rename(path)
     except OSError as error:
-        raise DrkitError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise DrkitError(f"cannot write {path}: {reason(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return counts

@@ -16,7 +16,7 @@ from drkit.engine.names import check_name
 from drkit.errors import DrkitError
 
 if TYPE_CHECKING:
-    from drkit.engine.helper.image import Helper
+    from drkit.engine.helper.image import HelperImage
 
 LABEL_RESTORE = "drkit.restore"
 
@@ -75,7 +75,7 @@ sync -f . || [ $status -ne 0 ] || status=74
 
 def start_capture(
     engine: Engine,
-    helper: Helper,
+    helper: HelperImage,
     volume: str,
     *,
     run_id: str,
@@ -108,7 +108,7 @@ def start_capture(
 
 def start_extract(
     engine: Engine,
-    helper: Helper,
+    helper: HelperImage,
     volume: str,
     *,
     run_id: str,

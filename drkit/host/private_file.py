@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from drkit.errors import DrkitError
+from drkit.errors import DrkitError, reason
 
 
 def write_new(path: Path, text: str, mode: int = 0o600) -> None:
@@ -61,6 +61,4 @@ def _sync_directory(path: Path) -> None:
 
 
 def _explained(path: Path, error: OSError) -> DrkitError:
-    return DrkitError(
-        f"cannot write {path}: {(error.strerror or str(error)).lower()}", hint="Make its directory writable."
-    )
+    return DrkitError(f"cannot write {path}: {reason(error)}", hint="Make its directory writable.")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from drkit.errors import DrkitError
+from drkit.errors import DrkitError, reason
 
 
 class RestoreJournal:
@@ -71,7 +71,7 @@ class RestoreJournal:
             yield
         except OSError as error:
             raise DrkitError(
-                f"cannot {action} {self._directory / volume}: {(error.strerror or str(error)).lower()}",
+                f"cannot {action} {self._directory / volume}: {reason(error)}",
                 hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
             ) from error
 

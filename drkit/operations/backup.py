@@ -15,7 +15,7 @@ from drkit.access.identities import AskPassphrase
 from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import Helper, helper_archive
+from drkit.engine.helper.image import HelperImage, helper_archive
 from drkit.engine.images import ImageIdentity, inspect_image, save_image
 from drkit.errors import (
     AccessDenied,
@@ -37,7 +37,7 @@ from drkit.pipeline.capture import Capture, can_take_over, capture_stream, captu
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.stream import iterator_readinto
 from drkit.policy import Policy
-from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, parse_time
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Status, Target, format_time, parse_time
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
@@ -102,7 +102,7 @@ def backup(
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
     seen.tell_if_set_back(repository, listed)
     record = Snapshot(
-        ready.run_id, format_time(now), host, policy.name, "ok", [], policy_text=policy.text, drkit=__version__
+        ready.run_id, format_time(now), host, policy.name, Status.OK, [], policy_text=policy.text, drkit=__version__
     )
     with (
         RunWriter(repository, ready.run_id, recipients, host=host) as writer,
@@ -115,7 +115,9 @@ def backup(
             previous = previous_target(snapshots, host, policy.name, plan.kind, plan.name)
             record.targets.append(run.capture(plan, previous))
         failed = [target for target in record.targets if target.status == "failed"]
-        record.status = "ok" if not failed else "failed" if len(failed) == len(record.targets) else "partial"
+        record.status = (
+            Status.OK if not failed else Status.FAILED if len(failed) == len(record.targets) else Status.PARTIAL
+        )
         if record.status != "failed":
             if ready.helper is not None:
                 record.helper = _store_helper(run, ready.helper, snapshots)
@@ -164,7 +166,7 @@ class _Run:
         except _OF_THE_REPOSITORY:
             raise
         except DrkitError as error:
-            target.status, target.error = "failed", error.message
+            target.status, target.error = Status.FAILED, error.message
             target.tree, target.files, target.bytes = [], 0, 0
         target.seconds = round(time.monotonic() - clock, 3)
         target.bytes_stored = self.writer.bytes_stored - stored
@@ -215,7 +217,7 @@ def _as_json(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _store_helper(run: _Run, helper: Helper, snapshots: Sequence[Snapshot]) -> dict[str, object]:
+def _store_helper(run: _Run, helper: HelperImage, snapshots: Sequence[Snapshot]) -> dict[str, object]:
     """Keep the helper image in the repository: a bare host without a registry restores with it."""
     about = asdict(helper)
     for snapshot in reversed(snapshots):

@@ -12,7 +12,7 @@ from drkit.access.identities import key_file_problem
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
-from drkit.errors import DrkitError, StorageUnavailable
+from drkit.errors import DrkitError, StorageUnavailable, reason
 from drkit.policy import Policy
 from drkit.storage import LOCK_HINT, Storage, is_s3, local_path, permission_problem
 from drkit.storage.probe import Capabilities, probe
@@ -84,7 +84,7 @@ def _unreadable(path: Path) -> str | None:
     try:
         path.open("rb").close()
     except OSError as error:
-        return f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
+        return f"{path} cannot be read: {reason(error)}"
     return None
 
 

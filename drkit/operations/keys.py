@@ -13,7 +13,15 @@ from drkit.access.access import Access
 from drkit.access.identities import AskPassphrase, IdentitySource, read_identities
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
 from drkit.host.private_file import write_new
-from drkit.repository.holders.custody import Custody, Wrap, grant, is_whole, read_custody, require_identity, revoke
+from drkit.repository.holders.custody import (
+    Custody,
+    ListedWrap,
+    grant,
+    is_whole,
+    read_custody,
+    require_identity,
+    revoke,
+)
 from drkit.repository.holders.prove import prove_keys
 from drkit.repository.keys.identity import Identity, check_recipient
 from drkit.repository.keys.labels import MAX_NAME, Holder, is_name
@@ -49,7 +57,7 @@ class KeyList:
     keys: int
     holders: list[ListedHolder]
     unlabelled: int
-    escrows: list[Wrap]
+    escrows: list[ListedWrap]
     damaged_proofs: list[IntegrityError]
 
 

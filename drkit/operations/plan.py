@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import Helper, ensure_helper
+from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.volumes import match_volumes, start_capture
 from drkit.errors import UsageError
@@ -61,7 +61,7 @@ class Ready:
 
     run_id: str
     targets: list[Planned]
-    helper: Helper | None
+    helper: HelperImage | None
     standby: StandBy
 
 

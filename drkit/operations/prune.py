@@ -15,7 +15,7 @@ from drkit.repository.format.names import new_run_id
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.locks import renew_locks
-from drkit.repository.prune.plan import Condemned, find_condemned
+from drkit.repository.prune.plan import PrunePlan, plan_prune
 from drkit.repository.prune.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
 from drkit.storage import keep_reserve, released_reserve
@@ -31,7 +31,7 @@ class Pruned:
     retention: retention.Plan
     others: int
     """Snapshots of other hosts and policies, which the rules do not touch."""
-    condemned: Condemned
+    condemned: PrunePlan
     done: Done | None = None
     locks_renewed: int = 0
     disk_full: bool = False
@@ -57,7 +57,7 @@ def prune(
     """
     chosen = _Choice(policy, host, now)
     if dry_run:
-        condemned = find_condemned(repository, chosen, options.max_repack)
+        condemned = plan_prune(repository, chosen, options.max_repack)
         return Pruned(chosen.plan, chosen.others, condemned)
 
     def run(options: Options) -> Pruned:

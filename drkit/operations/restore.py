@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import Helper, ensure_helper, load_helper
+from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
 from drkit.engine.images import ImageIdentity, check_tags, load_image
 from drkit.engine.volumes import (
     LABEL_RESTORE,
@@ -156,7 +156,7 @@ def _undo(engine: Engine, volume: str, restore_id: str, journal: RestoreJournal)
 
 def restore_helper(
     engine: Engine, repository: Repository, snapshot: Snapshot, target: Target, *, run_id: str
-) -> Helper:
+) -> HelperImage:
     """Return a helper that can write this target: one that is here, a new one, or the one kept in the repository."""
     try:
         return ensure_helper(engine, "auto", run_id=run_id)

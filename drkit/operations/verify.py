@@ -9,7 +9,7 @@ from drkit.errors import CaptureFailed, IntegrityError, ObjectNotFound
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import Selected
 from drkit.pipeline.stream import MemberStream, Progress, iterator_readinto, watched
-from drkit.repository.check import Finding, Report, check_pack_bytes_of, check_repository, describe_file
+from drkit.repository.check import Damage, Report, check_pack_bytes_of, check_repository, describe_file
 from drkit.repository.format.packs import pack_key, read_directory
 from drkit.repository.format.snapshot import Snapshot, Target, stored_trees
 from drkit.repository.format.tree import Member
@@ -130,7 +130,7 @@ def _verify_target(
             )
 
 
-def _finding(report: Report, error: IntegrityError) -> Finding:
+def _finding(report: Report, error: IntegrityError) -> Damage:
     return report.found(error.object_name or error.message, error.message)
 
 

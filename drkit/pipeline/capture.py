@@ -12,7 +12,7 @@ from struct import Struct
 from typing import IO
 
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import Helper
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import TarReport, classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
 from drkit.engine.volumes import start_capture
@@ -85,14 +85,14 @@ class _Reading:
     vanished: set[bytes]
 
 
-def encoding(helper: Helper) -> str:
+def encoding(helper: HelperImage) -> str:
     """Name what wrote a tar stream. Two captures of one encoding give equal bytes for equal files."""
     return f"{helper.tar}, full" if helper.full else f"{helper.tar}, stock"
 
 
 def capture_volume(
     capture: Capture,
-    helper: Helper,
+    helper: HelperImage,
     start: Callable[[], HelperProcess],
     target: Target,
     exclude: Patterns,
@@ -279,7 +279,7 @@ def _messages_of(end: HelperExit, target: Target) -> TarReport:
 
 
 def _retry_torn(
-    capture: Capture, helper: Helper, target: Target, exclude: Patterns, reading: _Reading
+    capture: Capture, helper: HelperImage, target: Target, exclude: Patterns, reading: _Reading
 ) -> dict[bytes, tuple[bytes, int]]:
     """Read torn files again, at most twice. Returns their new records and takes the healed ones off `reading.torn`."""
     records: dict[bytes, tuple[bytes, int]] = {}

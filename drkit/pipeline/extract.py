@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import Helper
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
 from drkit.engine.volumes import start_capture, start_extract
@@ -40,7 +40,7 @@ class Restore:
     """What writing and verifying one target share. `progress` is told bytes as they are written or compared."""
 
     engine: Engine
-    helper: Helper
+    helper: HelperImage
     reader: ChunkReader
     member_key: bytes
     target: Target

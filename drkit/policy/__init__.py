@@ -7,29 +7,29 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from drkit.errors import PolicyError
+from drkit.errors import PolicyError, reason
 from drkit.policy.load import load_policy, parse_policy
 from drkit.policy.schema import (
-    Helper,
+    HelperSettings,
     ImageTarget,
     Mirror,
     Place,
     Policy,
     Protect,
-    Repository,
+    RepositoryPlace,
     Retention,
     VolumeTarget,
     json_schema,
 )
 
 __all__ = [
-    "Helper",
+    "HelperSettings",
     "ImageTarget",
     "Mirror",
     "Place",
     "Policy",
     "Protect",
-    "Repository",
+    "RepositoryPlace",
     "Retention",
     "VolumeTarget",
     "example_text",
@@ -59,7 +59,6 @@ def find_policies(directory: Path = DIRECTORY, environ: Mapping[str, str] = os.e
     except FileNotFoundError:
         return []
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise PolicyError(
-            f"cannot list policies in {directory}: {reason}", hint="Give the file of the policy with --policy."
+            f"cannot list policies in {directory}: {reason(error)}", hint="Give the file of the policy with --policy."
         ) from None

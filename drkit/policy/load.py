@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from drkit.errors import PolicyError
+from drkit.errors import PolicyError, reason
 from drkit.policy.problem import Key, Problem, describe, key_path, quote
 from drkit.policy.schema import Policy, check
 
@@ -99,7 +99,7 @@ def _read_bytes(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise _unreadable(path, (error.strerror or str(error)).lower()) from None
+        raise _unreadable(path, reason(error)) from None
     except ValueError:  # a NUL byte in the path
         raise _unreadable(path, "not a path") from None
 

@@ -108,7 +108,7 @@ class Place(_Model):
     lock: Lock | None = Field(default=None, description="lock what is stored against deletion, as mode and period")
 
 
-class Repository(Place):
+class RepositoryPlace(Place):
     """Where backups are stored and the keys that seal them."""
 
     recipients_file: FilePath = Field(description="the file of age recipients that can open the data, one a line")
@@ -184,7 +184,7 @@ class Retention(_Model):
     timezone: Timezone = Field(default="UTC", description="where hours, days, weeks, months and years begin")
 
 
-class Helper(_Model):
+class HelperSettings(_Model):
     """The container that reads and writes volumes."""
 
     image: HelperImage = Field(
@@ -200,11 +200,11 @@ class Policy(_Model):
     version: Version = Field(description="the version of the policy format, 1")
     name: Name = Field(description="the name of this policy; snapshots carry it")
     host: Host | None = Field(default=None, description="the name of this host in snapshots; the machine-id by default")
-    repository: Repository = Field(description="where backups are stored")
+    repository: RepositoryPlace = Field(description="where backups are stored")
     mirror: Mirror | None = Field(default=None, description="where every backup is copied to; the same keys open it")
     protect: Protect = Field(description="what to back up")
     retention: Retention | None = Field(default=None, description="which snapshots to keep; all by default")
-    helper: Helper = Field(default=Helper(), description="the container that reads and writes volumes")
+    helper: HelperSettings = Field(default=HelperSettings(), description="the container that reads and writes volumes")
 
     _text: str = PrivateAttr("")
     _path: Path = PrivateAttr(Path())

@@ -1,6 +1,6 @@
 """`check`: is the structure whole? Reads every object but the data chunks; the meta key is enough.
 
-`Finding` is also what verify reports: which object is wrong, how, and whom it hits.
+`Damage` is also what verify reports: which object is wrong, how, and whom it hits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks
 
 
 @dataclass
-class Finding:
+class Damage:
     """One damaged object, and what cannot be restored because of it; at most 1,000 files are named."""
 
     object: str
@@ -50,13 +50,13 @@ class Report:
 
     objects: int = 0
     bytes: int = 0
-    findings: dict[str, Finding] = field(default_factory=dict)
+    findings: dict[str, Damage] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     """What is worth knowing and harms nothing, by object: unfinished work, files that are no part of the repository."""
 
-    def found(self, object_name: str, problem: str) -> Finding:
+    def found(self, object_name: str, problem: str) -> Damage:
         """Return the finding about an object, made on first sight: the first problem of an object is the one told."""
-        return self.findings.setdefault(object_name, Finding(object_name, problem))
+        return self.findings.setdefault(object_name, Damage(object_name, problem))
 
     @property
     def ok(self) -> bool:
@@ -245,7 +245,7 @@ def _check_unfinished(repository: Repository, report: Report) -> None:
             continue  # ended since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
-    for key, how in storage.covered():
+    for key, how in storage.shadowed_objects():
         # A marker is also what a delete leaves with credentials that may do no more; over locked objects it never is.
         if key.startswith(LOCKED_PREFIXES) and (storage.locks or how.startswith("written over")):
             report.found(key, f"{how}; --as-of a time before reads what was there")

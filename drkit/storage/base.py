@@ -25,7 +25,7 @@ class ObjectInfo(NamedTuple):
     size: int
 
 
-class Nature(NamedTuple):
+class StoreInfo(NamedTuple):
     """What a store says of itself; None where it has no such thing, or does not say."""
 
     file_system: str | None = None
@@ -113,7 +113,7 @@ class Storage(ABC):
         """
         return False
 
-    def covered(self) -> Iterator[tuple[str, str]]:
+    def shadowed_objects(self) -> Iterator[tuple[str, str]]:
         """Yield the keys of objects that a store keeps versions of and that somebody hid or wrote over, and how."""
         yield from ()
 
@@ -123,9 +123,9 @@ class Storage(ABC):
         Raises nothing: what is wrong with an object is told to who gets it.
         """
 
-    def nature(self) -> Nature:
+    def nature(self) -> StoreInfo:
         """Ask the store what it is. May write and remove scratch files of its own."""
-        return Nature()
+        return StoreInfo()
 
     def server_time(self) -> datetime | None:
         """What the store's own clock says, None where it has none of its own."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from drkit.errors import DrkitError
-from drkit.storage.base import Data, Nature, ObjectInfo, Storage
+from drkit.storage.base import Data, ObjectInfo, Storage, StoreInfo
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +103,10 @@ class CachedStorage(Storage):
     def holds_locks(self, key: str) -> bool:
         return self._inner.holds_locks(key)
 
-    def covered(self) -> Iterator[tuple[str, str]]:
-        return self._inner.covered()
+    def shadowed_objects(self) -> Iterator[tuple[str, str]]:
+        return self._inner.shadowed_objects()
 
-    def nature(self) -> Nature:
+    def nature(self) -> StoreInfo:
         return self._inner.nature()
 
     def server_time(self) -> datetime | None:

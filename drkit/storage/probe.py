@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from drkit.errors import AccessDenied, DrkitError, ObjectExists, StorageUnavailable
-from drkit.storage.base import Nature, Storage
+from drkit.storage.base import Storage, StoreInfo
 
 PROBE_PREFIX = "probe/"
 RACERS = 8
@@ -32,7 +32,7 @@ class Capabilities:
     """A listing shows what was just put, and no longer what was just deleted."""
     ranges: bool
     deletes: bool
-    nature: Nature = field(default_factory=Nature)
+    nature: StoreInfo = field(default_factory=StoreInfo)
     notes: tuple[str, ...] = ()
     locks: bool | None = None
     """A locked object could not be deleted; None where the policy asks for no locks."""

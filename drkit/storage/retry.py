@@ -24,7 +24,7 @@ TOLD = 2
 T = TypeVar("T")
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A failure that may pass. `error` is what to raise when it does not.
 
     `refused`: nobody listens there at all. Before anything was ever answered that is rather a mistake than a pause.
@@ -37,7 +37,7 @@ class Passing(Exception):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a storage is waited for. All times in seconds.
 
     `connect` also bounds the sending of each block of a request, `read` each wait for bytes of an answer. An answer
@@ -58,7 +58,7 @@ class Patience:
 class Deadline:
     """When one answer of `size` bytes has taken too long."""
 
-    def __init__(self, patience: Patience, size: int) -> None:
+    def __init__(self, patience: RetryPolicy, size: int) -> None:
         self._end = time.monotonic() + patience.read + size / patience.slowest
 
     @property
@@ -69,16 +69,16 @@ class Deadline:
 class Retrier:
     """Runs actions until they end well, or patience does. `retries` counts, over all threads, what was tried again."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetryPolicy) -> None:
         self._patience = patience
         self._answered = False
         """Whether anybody was ever there."""
         self.retries = 0
 
     def run(self, what: str, action: Callable[[int], T]) -> T:
-        """Call `action` with the number of earlier attempts until it raises no Passing.
+        """Call `action` with the number of earlier attempts until it raises no TransientError.
 
-        Raises the error that the last Passing carried; whatever else the action raises goes through at once.
+        Raises the error that the last TransientError carried; whatever else the action raises goes through at once.
         """
         attempts = 0
         patience = self._patience
@@ -88,7 +88,7 @@ class Retrier:
             attempts += 1
             try:
                 result = action(attempts - 1)
-            except Passing as failure:
+            except TransientError as failure:
                 self._answered |= not failure.refused
                 raise
             self._answered = True
@@ -110,7 +110,7 @@ class Retrier:
 
         started = time.monotonic()
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Passing),
+            retry=tenacity.retry_if_exception_type(TransientError),
             stop=given_up,
             wait=tenacity.wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait),
             before_sleep=note,
@@ -118,7 +118,7 @@ class Retrier:
         )
         try:
             return retrying(attempt)
-        except Passing as failure:
+        except TransientError as failure:
             error = failure.error
             seconds = time.monotonic() - started
             error.message += f" (given up after {attempts} attempts in {seconds:.0f} s)"

@@ -144,10 +144,10 @@ def test_the_past_is_read_through_its_versions(
         past.get("packs/aa/three")
     with pytest.raises(UsageError, match="the past cannot be changed"):
         past.delete(KEY)
-    covered = dict(storage.covered())
-    assert covered.keys() == {KEY, "packs/aa/two"}
-    assert covered[KEY].startswith("written over at ")
-    assert covered["packs/aa/two"].startswith("hidden by a delete marker since ")
+    shadowed = dict(storage.shadowed_objects())
+    assert shadowed.keys() == {KEY, "packs/aa/two"}
+    assert shadowed[KEY].startswith("written over at ")
+    assert shadowed["packs/aa/two"].startswith("hidden by a delete marker since ")
 
 
 def test_many_versions_come_page_by_page(opened: Open, s3_server: S3Server) -> None:

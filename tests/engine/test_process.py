@@ -1,4 +1,4 @@
-"""Helper containers as processes: confined, bounded, and leaving nobody behind, whoever dies and when."""
+"""HelperImage containers as processes: confined, bounded, and leaving nobody behind, whoever dies and when."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from drkit.engine.client import Engine
 from drkit.engine.helper import fifos as exchange
-from drkit.engine.helper.image import Helper, ensure_helper
+from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.launch import LABEL, Transport, run_helper, start_helper
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.volumes import start_capture, start_extract
@@ -38,7 +38,7 @@ def engine(engine_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def helper(engine: Engine) -> Helper:
+def helper(engine: Engine) -> HelperImage:
     return ensure_helper(engine)
 
 
@@ -86,7 +86,7 @@ def read_scan(process: HelperProcess) -> list[bytes]:
     return bytes(output).split(b"\0\0")[:-2]
 
 
-def capture(engine: Engine, helper: Helper, volume: str, transport: Transport) -> bytes:
+def capture(engine: Engine, helper: HelperImage, volume: str, transport: Transport) -> bytes:
     with start_capture(engine, helper, volume, run_id="test", transport=transport) as process:
         names = [record.partition(b"\0")[0] for record in read_scan(process)]
         paths = sorted(b"./" + name if name else b"." for name in names)
@@ -126,7 +126,7 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> bool:
     ],
 )
 def test_the_running_helper_is_confined(
-    engine: Engine, helper: Helper, volume: str, readonly: bool, trusted: bool, capabilities: set[str]
+    engine: Engine, helper: HelperImage, volume: str, readonly: bool, trusted: bool, capabilities: set[str]
 ) -> None:
     with start_helper(
         engine,
@@ -167,7 +167,7 @@ def test_the_running_helper_is_confined(
     assert status["NoNewPrivs"].strip() == "1" and status["Seccomp"].strip() == "2"
 
 
-def test_the_helper_cannot_do_what_it_must_not(engine: Engine, helper: Helper, volume: str) -> None:
+def test_the_helper_cannot_do_what_it_must_not(engine: Engine, helper: HelperImage, volume: str) -> None:
     script = (
         "(: >/volume/x) 2>/dev/null && echo wrote; (: >/x) 2>/dev/null && echo wrote; read l </proc/net/route; echo $l"
     )
@@ -178,7 +178,7 @@ def test_the_helper_cannot_do_what_it_must_not(engine: Engine, helper: Helper, v
 
 @both_transports
 def test_reading_an_empty_volume_changes_nothing(
-    engine: Engine, helper: Helper, volume: str, transport: Transport
+    engine: Engine, helper: HelperImage, volume: str, transport: Transport
 ) -> None:
     path = data_of(engine, volume)
     os.chown(path, 999, 998)
@@ -198,7 +198,7 @@ def test_reading_an_empty_volume_changes_nothing(
 
 
 @both_transports
-def test_a_volume_that_does_not_exist_is_not_created(engine: Engine, helper: Helper, transport: Transport) -> None:
+def test_a_volume_that_does_not_exist_is_not_created(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     with pytest.raises(CaptureFailed, match="volume drkit-test-mistyped: no such volume"):
         start_capture(engine, helper, "drkit-test-mistyped", run_id="test", transport=transport)
     assert engine.volume("drkit-test-mistyped") is None
@@ -210,7 +210,7 @@ def test_a_volume_that_does_not_exist_is_not_created(engine: Engine, helper: Hel
 
 
 @both_transports
-def test_streams_carry_every_byte(engine: Engine, helper: Helper, transport: Transport) -> None:
+def test_streams_carry_every_byte(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     data = os.urandom(8_000_000)
     # sh has no cat: tar gives back the one member's bytes.
     with start_helper(
@@ -244,7 +244,7 @@ def archive_of(data: bytes) -> bytes:
 
 
 @both_transports
-def test_exit_status_and_stderr_arrive(engine: Engine, helper: Helper, transport: Transport) -> None:
+def test_exit_status_and_stderr_arrive(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     output, end = run_helper(
         engine, helper, 'printf "out $1"; printf err >&2; exit 7', run_id="test", transport=transport, arguments=["a b"]
     )
@@ -253,7 +253,9 @@ def test_exit_status_and_stderr_arrive(engine: Engine, helper: Helper, transport
 
 
 @both_transports
-def test_stderr_without_end_is_bounded_and_blocks_nothing(engine: Engine, helper: Helper, transport: Transport) -> None:
+def test_stderr_without_end_is_bounded_and_blocks_nothing(
+    engine: Engine, helper: HelperImage, transport: Transport
+) -> None:
     script = """
         line=0123456789abcdef; for i in 1 2 3 4 5 6 7 8; do line=$line$line; done
         i=0; while [ $i -lt 1000 ]; do echo $line >&2; i=$((i + 1)); done; echo done"""
@@ -263,7 +265,9 @@ def test_stderr_without_end_is_bounded_and_blocks_nothing(engine: Engine, helper
 
 
 @both_transports
-def test_a_helper_that_reads_nothing_breaks_the_writer(engine: Engine, helper: Helper, transport: Transport) -> None:
+def test_a_helper_that_reads_nothing_breaks_the_writer(
+    engine: Engine, helper: HelperImage, transport: Transport
+) -> None:
     with (
         start_helper(
             engine,
@@ -281,7 +285,7 @@ def test_a_helper_that_reads_nothing_breaks_the_writer(engine: Engine, helper: H
             process.write(b"x" * 100_000)
 
 
-def test_the_attach_stream_gives_what_the_fifo_gives(engine: Engine, helper: Helper, volume: str) -> None:
+def test_the_attach_stream_gives_what_the_fifo_gives(engine: Engine, helper: HelperImage, volume: str) -> None:
     path = data_of(engine, volume)
     for number in range(300):
         directory = path / f"d{number % 7}"
@@ -294,7 +298,7 @@ def test_the_attach_stream_gives_what_the_fifo_gives(engine: Engine, helper: Hel
 
 
 def test_a_restored_volume_captures_to_the_same_bytes(
-    engine: Engine, helper: Helper, volume: str, unique_name: str
+    engine: Engine, helper: HelperImage, volume: str, unique_name: str
 ) -> None:
     path = data_of(engine, volume)
     (path / "a").write_bytes(b"a" * 5000)
@@ -318,12 +322,12 @@ def test_a_restored_volume_captures_to_the_same_bytes(
 
 
 def test_an_engine_that_does_not_share_the_directory_is_noticed(
-    engine_url: str, helper: Helper, monkeypatch: pytest.MonkeyPatch
+    engine_url: str, helper: HelperImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def elsewhere(self: exchange.Exchange) -> dict[str, Any]:
+    def elsewhere(self: exchange.Fifos) -> dict[str, Any]:
         return {"Type": "bind", "Source": "/nonexistent/on-the-engines-host", "Target": "/drkit"}
 
-    monkeypatch.setattr(exchange.Exchange, "mount", elsewhere)
+    monkeypatch.setattr(exchange.Fifos, "mount", elsewhere)
     with Engine.connect(engine_url) as engine:
         output, _ = run_helper(engine, helper, "echo here", run_id="test")
         assert output == b"here\n" and engine.shares_directory is False
@@ -332,12 +336,12 @@ def test_an_engine_that_does_not_share_the_directory_is_noticed(
 
 
 def test_another_directory_of_the_same_name_is_noticed(
-    engine_url: str, helper: Helper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine_url: str, helper: HelperImage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("in", "out", "err"):
         (tmp_path / name).touch(mode=0o666)
     monkeypatch.setattr(
-        exchange.Exchange, "mount", lambda self: {"Type": "bind", "Source": str(tmp_path), "Target": "/drkit"}
+        exchange.Fifos, "mount", lambda self: {"Type": "bind", "Source": str(tmp_path), "Target": "/drkit"}
     )
     monkeypatch.setattr("drkit.engine.helper.process._TOKEN_SECONDS", 2.0)
     with Engine.connect(engine_url) as engine:
@@ -346,7 +350,7 @@ def test_another_directory_of_the_same_name_is_noticed(
 
 
 def test_drkit_in_a_container_names_a_volume(
-    engine: Engine, helper: Helper, volume: str, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, helper: HelperImage, volume: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRKIT_EXCHANGE_DIR", str(data_of(engine, volume)))
     with pytest.raises(UsageError, match="without the other"):
@@ -357,7 +361,7 @@ def test_drkit_in_a_container_names_a_volume(
     assert list(data_of(engine, volume).iterdir()) == []
 
 
-def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: Helper, volume: str) -> None:
+def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: HelperImage, volume: str) -> None:
     with start_capture(engine, helper, volume, run_id="test", held=True) as process:
         (data_of(engine, volume) / "made while it waited").touch()
         process.write(b"\n")
@@ -419,7 +423,7 @@ die()
 
 @pytest.mark.parametrize("moment", ["created", "starting", "held", "scanning", "listing", "streaming", "extracting"])
 def test_a_killed_drkit_leaves_no_running_helper(
-    engine: Engine, helper: Helper, volume: str, crowded_volume: str, unique_name: str, moment: str
+    engine: Engine, helper: HelperImage, volume: str, crowded_volume: str, unique_name: str, moment: str
 ) -> None:
     used = volume if moment == "extracting" else crowded_volume
     child = subprocess.run(
@@ -449,7 +453,7 @@ def killed(container: str) -> Iterator[None]:
 @both_transports
 @pytest.mark.parametrize("moment", ["scanning", "listing", "streaming"])
 def test_a_killed_helper_is_never_taken_for_a_capture(
-    engine: Engine, helper: Helper, crowded_volume: str, transport: Transport, moment: str
+    engine: Engine, helper: HelperImage, crowded_volume: str, transport: Transport, moment: str
 ) -> None:
     started = time.monotonic()
     with start_capture(engine, helper, crowded_volume, run_id="test", transport=transport) as process:
@@ -483,7 +487,7 @@ def test_a_killed_helper_is_never_taken_for_a_capture(
 
 
 @both_transports
-def test_abort_ends_everything_from_another_thread(engine: Engine, helper: Helper, transport: Transport) -> None:
+def test_abort_ends_everything_from_another_thread(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     with start_helper(
         engine,
         helper,
@@ -507,7 +511,9 @@ def test_abort_ends_everything_from_another_thread(engine: Engine, helper: Helpe
 
 
 @both_transports
-def test_leaving_early_removes_the_container(engine: Engine, helper: Helper, volume: str, transport: Transport) -> None:
+def test_leaving_early_removes_the_container(
+    engine: Engine, helper: HelperImage, volume: str, transport: Transport
+) -> None:
     (data_of(engine, volume) / "large").write_bytes(b"x" * 20_000_000)
     with (
         pytest.raises(ZeroDivisionError),
@@ -521,7 +527,7 @@ def test_leaving_early_removes_the_container(engine: Engine, helper: Helper, vol
     assert engine.container(process.container) is None
 
 
-def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: Helper) -> None:
+def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: HelperImage) -> None:
     with start_helper(
         engine,
         helper,
@@ -538,7 +544,7 @@ def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: Helper) ->
     assert engine.container(process.container) is None
 
 
-def test_out_of_memory_is_named(engine: Engine, helper: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_named(engine: Engine, helper: HelperImage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drkit.engine.helper.launch._memory_limit", lambda facts: 16 << 20)
     script = "line=0123456789abcdef; while :; do line=$line$line; done"
     _, end = run_helper(engine, helper, f"exec /bin/sh -c '{script}'", run_id="test")
@@ -547,7 +553,7 @@ def test_out_of_memory_is_named(engine: Engine, helper: Helper, monkeypatch: pyt
 
 
 def test_nothing_is_left_on_the_host(
-    engine: Engine, helper: Helper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, helper: HelperImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In the host's own place are those of other processes too.
     monkeypatch.setattr(exchange, "_OWN_BASE", tmp_path / "drkit")
@@ -571,7 +577,7 @@ def test_an_image_without_a_shell_is_said_so(engine: Engine, unique_name: str) -
         api.import_image_from_data(empty, repository=unique_name, tag="1")
         image = engine.image(f"{unique_name}:1")
         assert image is not None
-        broken = Helper(image["Id"], "stock", "none", "amd64", full=False)
+        broken = HelperImage(image["Id"], "stock", "none", "amd64", full=False)
         with pytest.raises(DrkitError, match="/bin/sh"):
             run_helper(engine, broken, "exit 0", run_id="test")
         assert engine.containers([f"{LABEL}=test"]) == []

@@ -15,7 +15,7 @@ from drkit.repository.check import check_repository
 from drkit.repository.format import packs
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX
 from drkit.repository.repository import Repository
-from drkit.storage.retry import Patience
+from drkit.storage.retry import RetryPolicy
 from drkit.storage.s3.bucket import S3Storage, open_bucket
 from drkit.storage.s3.settings import S3Settings
 from tests.support.lab import Lab
@@ -23,8 +23,8 @@ from tests.support.repositories import create, random_content, read_everything, 
 from tests.support.s3 import S3Server, bucket, credentials
 from tests.support.toxic_proxy import FAULTS, ToxicProxy, scripted, seeded
 
-STUBBORN = Patience(attempts=20, total=120, first_wait=0.01, longest_wait=0.05, connect=2, read=0.7)
-HASTY = Patience(attempts=3, total=2, first_wait=0.01, longest_wait=0.05, connect=1, read=0.4)
+STUBBORN = RetryPolicy(attempts=20, total=120, first_wait=0.01, longest_wait=0.05, connect=2, read=0.7)
+HASTY = RetryPolicy(attempts=3, total=2, first_wait=0.01, longest_wait=0.05, connect=1, read=0.4)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def place(s3_server: S3Server) -> Iterator[str]:
         yield f"s3://{name}/toxic"
 
 
-def through(proxy: ToxicProxy, place: str, patience: Patience = STUBBORN) -> S3Storage:
+def through(proxy: ToxicProxy, place: str, patience: RetryPolicy = STUBBORN) -> S3Storage:
     return open_bucket(place, S3Settings(endpoint=proxy.url, region="us-east-1"), patience)
 
 

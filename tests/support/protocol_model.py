@@ -323,7 +323,7 @@ class _Run(_Base):
 class _Prune(_Base):
     """The plan is read in one step: it is only a guess, which the second reading corrects."""
 
-    def find_condemned(self) -> Iterator[Outcome]:
+    def plan_prune(self) -> Iterator[Outcome]:
         world = self.world
         kept = _without_records(world, self.me.forgets)
         others = frozenset().union(*(ids for _, ids in world.marks))

@@ -22,11 +22,11 @@ from moto.core.botocore_stubber import BotocoreStubber
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
-from drkit.storage.retry import Patience
+from drkit.storage.retry import RetryPolicy
 from drkit.storage.s3.bucket import S3Storage, open_bucket
 from drkit.storage.s3.settings import S3Settings
 
-IMPATIENT = Patience(attempts=6, total=30, first_wait=0.02, longest_wait=0.2, connect=5, read=10)
+IMPATIENT = RetryPolicy(attempts=6, total=30, first_wait=0.02, longest_wait=0.2, connect=5, read=10)
 
 
 class S3Server(NamedTuple):

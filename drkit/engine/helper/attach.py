@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 
 from drkit.engine.client import Engine
-from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable
+from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, reason
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _receive(source: socket.socket, buffer: memoryview, what: str, *, some: bool
             count = source.recv_into(buffer[filled:])
         except OSError as error:
             raise EngineUnavailable(
-                f"{what}: the engine's stream broke off ({(error.strerror or str(error)).lower()})",
+                f"{what}: the engine's stream broke off ({reason(error)})",
                 hint="Look at the engine's log: journalctl -u docker.",
             ) from error
         filled += count

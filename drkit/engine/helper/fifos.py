@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from drkit.engine.names import check_name
-from drkit.errors import DrkitError, UsageError
+from drkit.errors import DrkitError, UsageError, reason
 
 MOUNT_POINT = "/drkit"
 PIPE_BYTES = 1 << 20
@@ -30,7 +30,7 @@ _OWN_BASE = Path("/run/drkit")
 _F_SETPIPE_SZ = 1031
 
 
-class Exchange:
+class Fifos:
     """One such directory. It exists until `remove`, or until a later drkit finds its owner dead."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Exchange:
                 (self.directory / name).chmod(0o666)  # mkfifo obeys the umask
         except OSError as error:
             raise DrkitError(
-                f"exchange directory {base}: {(error.strerror or str(error)).lower()}",
+                f"exchange directory {base}: {reason(error)}",
                 hint="Set TMPDIR to a directory that drkit may write to.",
             ) from error
 

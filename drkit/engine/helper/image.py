@@ -37,7 +37,7 @@ _BUILD_SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Helper:
+class HelperImage:
     """A helper image. `full`: GNU tools that keep everything; else what BusyBox keeps, and full captures only."""
 
     image_id: str
@@ -47,27 +47,27 @@ class Helper:
     full: bool
 
 
-def ensure_helper(engine: Engine, image: str = "auto", *, run_id: str = "ensure") -> Helper:
+def ensure_helper(engine: Engine, image: str = "auto", *, run_id: str = "ensure") -> HelperImage:
     """The helper that the policy asks for ("auto" or a stock image's reference), built if there is none yet."""
     if image != "auto":
         return stock_helper(engine, image, run_id=run_id)
     return find_helper(engine) or build_helper(engine, run_id=run_id)
 
 
-def find_helper(engine: Engine) -> Helper | None:
+def find_helper(engine: Engine) -> HelperImage | None:
     """A helper image built or loaded earlier. An image that fails its probe does not stay in the engine."""
     arch = engine.arch()
     found = []
     for image in engine.images([f"{LABEL_IMAGE}={_RECIPE}"]):
         labels = image["Labels"]
         if labels.get(LABEL_SOURCE) in _PREFERENCE:
-            found.append(Helper(image["Id"], labels[LABEL_SOURCE], labels[LABEL_TAR], arch, full=True))
+            found.append(HelperImage(image["Id"], labels[LABEL_SOURCE], labels[LABEL_TAR], arch, full=True))
     return min(found, key=lambda helper: (_PREFERENCE.index(helper.source), helper.image_id), default=None)
 
 
 def build_helper(
     engine: Engine, source: Literal["auto", "alpine", "host"] = "auto", *, base: str = ALPINE, run_id: str = "build"
-) -> Helper:
+) -> HelperImage:
     """Build a new helper image: from `base` and packages if a registry answers for it, else from the host's tools."""
     if source == "alpine" or (source == "auto" and engine.registry_has(base, timeout=_ASK_REGISTRY_SECONDS)):
         try:
@@ -79,7 +79,7 @@ def build_helper(
     return _build_from_host(engine, run_id)
 
 
-def _build_from_alpine(engine: Engine, base: str, run_id: str) -> Helper:
+def _build_from_alpine(engine: Engine, base: str, run_id: str) -> HelperImage:
     """Add GNU tar and find to an Alpine image. The label comes last: only what passed its probe carries it."""
     if engine.image(base) is None:
         engine.pull_image(base, timeout=_BUILD_SILENCE_SECONDS)
@@ -88,7 +88,7 @@ def _build_from_alpine(engine: Engine, base: str, run_id: str) -> Helper:
     version = _require_full(engine, unproven, "alpine", run_id)
     labels = _labels("alpine", version)
     lines = "".join(f'LABEL {key}="{value}"\n' for key, value in labels.items())
-    return Helper(_build(engine, f"FROM {unproven}\n{lines}", tag), "alpine", version, engine.arch(), full=True)
+    return HelperImage(_build(engine, f"FROM {unproven}\n{lines}", tag), "alpine", version, engine.arch(), full=True)
 
 
 def _build(engine: Engine, dockerfile: str, tag: str) -> str:
@@ -100,7 +100,7 @@ def _build(engine: Engine, dockerfile: str, tag: str) -> str:
     return engine.build_image(context.getvalue(), tag, timeout=_BUILD_SILENCE_SECONDS)
 
 
-def _build_from_host(engine: Engine, run_id: str) -> Helper:
+def _build_from_host(engine: Engine, run_id: str) -> HelperImage:
     """Pack this host's own tools. Needs no network, and gives the same image id wherever the tools are the same."""
     arch = engine.arch()
     if arch != HOST_ARCH:
@@ -118,10 +118,10 @@ def _build_from_host(engine: Engine, run_id: str) -> Helper:
     except BaseException:
         engine.remove_image(image.tag)
         raise
-    return Helper(str(loaded["Id"]), "host", version, arch, full=True)
+    return HelperImage(str(loaded["Id"]), "host", version, arch, full=True)
 
 
-def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> Helper:
+def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> HelperImage:
     """An image used as it is. Pulled if it is not there, since the policy names it."""
     image = engine.image(ref)
     if image is None:
@@ -130,10 +130,10 @@ def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> Helper:
     if image is None:
         raise DrkitError(f"helper image {ref}: no such image", hint=f"Pull or load it first: docker pull {ref}.")
     version, full = _tools(engine, str(image["Id"]), "stock", run_id)
-    return Helper(str(image["Id"]), "stock", version, engine.arch(), full)
+    return HelperImage(str(image["Id"]), "stock", version, engine.arch(), full)
 
 
-def helper_archive(engine: Engine, helper: Helper) -> Iterator[bytes]:
+def helper_archive(engine: Engine, helper: HelperImage) -> Iterator[bytes]:
     """The helper image as a `docker save` archive, for a repository to keep."""
     image = engine.image(helper.image_id)
     if image is None:
@@ -144,7 +144,7 @@ def helper_archive(engine: Engine, helper: Helper) -> Iterator[bytes]:
     return engine.save_image(ours[:1] or [helper.image_id])
 
 
-def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load") -> Helper:
+def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load") -> HelperImage:
     """Load a helper image that a repository kept, and prove that it works on this engine."""
     loaded = engine.load_image(archive)
     image = engine.image(loaded[0])
@@ -158,7 +158,7 @@ def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load
             hint="Build one here: drkit helper build.",
         )
     version, full = _tools(engine, image_id, "repository", run_id)
-    return Helper(image_id, "repository", version, arch, full)
+    return HelperImage(image_id, "repository", version, arch, full)
 
 
 def _labels(source: Source, version: str) -> dict[str, str]:
@@ -167,7 +167,7 @@ def _labels(source: Source, version: str) -> dict[str, str]:
 
 def _tools(engine: Engine, image_id: str, source: Source, run_id: str) -> tuple[str, bool]:
     """The version of the image's tar, and whether its tools are the GNU ones, found out by running them."""
-    helper = Helper(image_id, source, "unknown", engine.arch(), full=False)
+    helper = HelperImage(image_id, source, "unknown", engine.arch(), full=False)
     script = "tar --version 2>&1; find / -maxdepth 0 -printf 'find prints\\n'"
     output, _ = run_helper(engine, helper, script, run_id=run_id)
     said = output.decode(errors="replace")

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from drkit.engine.client import Document, Engine, EngineError
-from drkit.engine.helper.fifos import Exchange
+from drkit.engine.helper.fifos import Fifos
 from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
 from drkit.engine.names import check_name
 from drkit.errors import CaptureFailed, DrkitError
 
 if TYPE_CHECKING:
-    from drkit.engine.helper.image import Helper
+    from drkit.engine.helper.image import HelperImage
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _NotShared(EngineError):
 
 def start_helper(
     engine: Engine,
-    helper: Helper,
+    helper: HelperImage,
     *,
     script: str,
     volume: str | None,
@@ -114,7 +114,7 @@ class _Task:
 
 
 def _start_with_fifos(engine: Engine, task: _Task) -> HelperProcess:
-    exchange = Exchange()
+    exchange = Fifos()
     token = secrets.token_hex(16)
     try:
         process = task.create(
@@ -148,7 +148,7 @@ def _raise_if_unshared(error: BaseException) -> None:
 
 
 def _container_config(
-    engine: Engine, helper: Helper, *, volume: str | None, readonly: bool, trusted_xattrs: bool, run_id: str
+    engine: Engine, helper: HelperImage, *, volume: str | None, readonly: bool, trusted_xattrs: bool, run_id: str
 ) -> Document:
     """The hardened container, in the engine's own terms."""
     facts = engine.facts()
@@ -216,7 +216,9 @@ def _memory_limit(facts: Document) -> int:
     return max(1 << 30, int(facts.get("MemTotal") or 0) // 4)
 
 
-def run_helper(engine: Engine, helper: Helper, script: str, *, run_id: str, **options: Any) -> tuple[bytes, HelperExit]:
+def run_helper(
+    engine: Engine, helper: HelperImage, script: str, *, run_id: str, **options: Any
+) -> tuple[bytes, HelperExit]:
     """Run a short script without input; its output, which must be small, and its end."""
     options = {"volume": None, "readonly": True, "trusted_xattrs": False} | options
     output = bytearray()

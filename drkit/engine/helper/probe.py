@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from drkit.engine import volumes
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import Helper
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.launch import LABEL, Transport, run_helper
 from drkit.engine.helper.process import HelperProcess
 from drkit.errors import DrkitError
@@ -29,7 +29,7 @@ _ESSENTIAL = ("owner and mode", "nanosecond mtime", "hard links", "symbolic link
 class HelperProbe:
     """What was found. `checks`: what was tried, and whether it came back; `uid_map` tells a remapped user namespace."""
 
-    helper: Helper
+    helper: HelperImage
     transport: str
     checks: dict[str, bool]
     uid_map: str
@@ -40,7 +40,7 @@ class HelperProbe:
 
 
 def probe_helper(
-    engine: Engine, helper: Helper, *, run_id: str = "probe", transport: Transport = "auto"
+    engine: Engine, helper: HelperImage, *, run_id: str = "probe", transport: Transport = "auto"
 ) -> HelperProbe:
     """Run the helper as a backup and a restore would, on a scratch volume that is removed afterwards."""
     confinement, uid_map = _confinement(engine, helper, run_id, transport)
@@ -65,7 +65,7 @@ def probe_helper(
     return HelperProbe(helper, used, {**confinement, **_compare(helper, scan, kept)}, uid_map)
 
 
-def _confinement(engine: Engine, helper: Helper, run_id: str, transport: Transport) -> tuple[dict[str, bool], str]:
+def _confinement(engine: Engine, helper: HelperImage, run_id: str, transport: Transport) -> tuple[dict[str, bool], str]:
     """The hardening as the helper itself sees it."""
     script = r"""
         while read -r line; do printf 'net %s\n' "$line"; done </proc/net/dev
@@ -149,7 +149,7 @@ def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
     return bytes(output).split(end)[:-2]
 
 
-def _paths(helper: Helper, scan: list[bytes]) -> list[bytes]:
+def _paths(helper: HelperImage, scan: list[bytes]) -> list[bytes]:
     if not helper.full:
         return scan
     names = [record.partition(b"\0")[0] for record in scan]
@@ -165,7 +165,7 @@ def _read_all(process: HelperProcess) -> bytes:
     return bytes(output)
 
 
-def _compare(helper: Helper, scan: list[bytes], archive: bytes) -> dict[str, bool]:
+def _compare(helper: HelperImage, scan: list[bytes], archive: bytes) -> dict[str, bool]:
     """What came back of each difficulty."""
     with tarfile.open(fileobj=io.BytesIO(archive), errors="surrogateescape") as tar:
         found = {member.name.removeprefix("./"): member for member in tar}

@@ -24,7 +24,7 @@ from typing import Literal, Self
 
 from drkit.engine.client import Engine
 from drkit.engine.helper.attach import AttachBridge
-from drkit.engine.helper.fifos import Exchange
+from drkit.engine.helper.fifos import Fifos
 from drkit.errors import DrkitError
 
 log = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ class HelperProcess:
 
     # -- how it starts
 
-    def start_with_fifos(self, exchange: Exchange, token: str) -> bool:
+    def start_with_fifos(self, exchange: Fifos, token: str) -> bool:
         """Start the container, whose script begins with CONNECT_FIFOS; `False` if it does not see our FIFOs."""
         self._cleanup.callback(exchange.remove)
         self._stdout = exchange.open("out", os.O_RDONLY)

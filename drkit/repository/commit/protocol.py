@@ -16,7 +16,7 @@ BACKUP = (*OPENING, *STORING, "close_session")
 """Also a copy and whatever else adds chunks: the packs hold what the index did not, or all of it again."""
 
 PRUNE = (
-    "find_condemned",
+    "plan_prune",
     "open_session",
     "store_mark",
     "list_sessions",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,21 @@ SNAPSHOT_PREFIX = "snapshots/"
 FENCED = "fenced"
 """The field that makes a record a tombstone: its run was fenced by a prune and can no longer commit."""
 NAMES_KEPT = 1000
+
+
+class Kind(StrEnum):
+    """What a target is. A record may hold other kinds, which a newer drkit wrote: they are kept, listed and copied."""
+
+    VOLUME = "volume"
+    IMAGE = "image"
+
+
+class Status(StrEnum):
+    """What became of a target, or of a whole run: `partial`: it is there, and not as whole as it should be."""
+
+    OK = "ok"
+    PARTIAL = "partial"
+    FAILED = "failed"
 
 
 @dataclass
@@ -45,8 +61,9 @@ class Target:
     """One target in a snapshot. `tree` holds the ids of the tree's chunks; a failed target has none."""
 
     kind: str
+    """A `Kind`, or one that this version does not know."""
     name: str
-    status: str = "ok"
+    status: Status = Status.OK
     error: str | None = None
     started: str = ""
     seconds: float = 0.0
@@ -86,7 +103,7 @@ class Snapshot:
     time: str
     host: str
     policy: str
-    status: str
+    status: Status
     targets: list[Target]
     finished: str = ""
     policy_text: str = ""
@@ -116,7 +133,7 @@ def stored_trees(snapshot: Snapshot) -> Iterable[Target]:
     """Yield every tree of a snapshot: its targets', and that of the helper image it keeps."""
     yield from (target for target in snapshot.targets if target.tree)
     if snapshot.helper.get("tree"):
-        yield Target("image", "drkit helper", tree=snapshot.helper["tree"])
+        yield Target(Kind.IMAGE, "drkit helper", tree=snapshot.helper["tree"])
 
 
 def copied(snapshot: Snapshot, random: bytes) -> Snapshot:
@@ -159,6 +176,7 @@ def decode_snapshot(payload: bytes, *, source: str) -> Snapshot | None:
             raise TypeError("targets is no list")
         raw["targets"] = [_target(entry) for entry in raw["targets"]]
         _check_tree(raw.get("helper", {}).get("tree", []))
+        raw["status"] = Status(raw["status"])
         snapshot = Snapshot(**_known(Snapshot, raw))
         parse_time(snapshot.time)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -170,6 +188,7 @@ def _target(raw: dict[str, Any]) -> Target:
     for name in ("torn", "vanished", "skipped"):
         raw[name] = NameList(**_known(NameList, raw.get(name, {})))
     _check_tree(raw.get("tree", []))
+    raw["status"] = Status(raw.get("status", Status.OK))
     return Target(**_known(Target, raw))
 
 

@@ -21,7 +21,7 @@ from drkit.repository.repository import Repository
 _KEY_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class Wrap(NamedTuple):
+class ListedWrap(NamedTuple):
     """One wrapped key: its storage key, which key it holds (`meta` or a key id), and for whom; None: nobody knows.
 
     Without a label, an identity at hand may still tell that it is its own.
@@ -37,8 +37,8 @@ class Wrap(NamedTuple):
 class Custody:
     """What a listing of `keys/` and the labels say. Whether a wrap opens is tried only where no label names it."""
 
-    wraps: list[Wrap]
-    escrows: list[Wrap]
+    wraps: list[ListedWrap]
+    escrows: list[ListedWrap]
     labels: list[Label]
 
     @property
@@ -60,7 +60,7 @@ class Custody:
         return {wrap.purpose for wrap in self.wraps if wrap.holder is not None and wrap.holder.recipient == recipient}
 
     @property
-    def unlabelled(self) -> list[Wrap]:
+    def unlabelled(self) -> list[ListedWrap]:
         return [wrap for wrap in self.wraps if wrap.holder is None]
 
 
@@ -80,9 +80,9 @@ def read_custody(repository: Repository, *, meta_key_alone: bool = False) -> Cus
     for key in listed:
         purpose = key.split("/")[1]
         if key.startswith(ESCROW_PREFIX):
-            escrows.append(Wrap(key, purpose, named.get(key), key in named))
+            escrows.append(ListedWrap(key, purpose, named.get(key), key in named))
         elif purpose == _META or _KEY_ID.fullmatch(purpose):
-            wraps.append(Wrap(key, purpose, named.get(key) or _opener(repository, key), key in named))
+            wraps.append(ListedWrap(key, purpose, named.get(key) or _opener(repository, key), key in named))
     return Custody(wraps, escrows, labels)
 
 
@@ -169,7 +169,7 @@ def _missing(repository: Repository, custody: Custody, holders: Sequence[Holder]
             yield purpose, lacking
 
 
-def is_whole(repository: Repository, wrap: Wrap) -> bool:
+def is_whole(repository: Repository, wrap: ListedWrap) -> bool:
     """Whether a wrap's bytes are those it is named after."""
     try:
         get_wrap(repository.storage, wrap.key)
@@ -178,7 +178,7 @@ def is_whole(repository: Repository, wrap: Wrap) -> bool:
     return True
 
 
-def revoke(repository: Repository, stays: Callable[[Wrap], bool]) -> int:
+def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
     """Delete every wrap that `stays` refuses, those of the meta key first. Returns how many were deleted.
 
     Before the first one goes, every key must open, with an identity at hand, through a wrap that stays; else raises
@@ -202,7 +202,7 @@ def revoke(repository: Repository, stays: Callable[[Wrap], bool]) -> int:
     return len(going)
 
 
-def _opens(repository: Repository, wrap: Wrap, right: bytes) -> bool:
+def _opens(repository: Repository, wrap: ListedWrap, right: bytes) -> bool:
     try:
         opened = open_wrap(repository.storage, wrap.key, repository.id, repository.identities)
         return opened is not None and opened[1] == right
@@ -218,7 +218,7 @@ def _delete_stale_labels(repository: Repository, custody: Custody, gone: set[str
             repository.storage.delete(label.key)
 
 
-def replace_escrow(repository: Repository, passphrase: str) -> list[Wrap]:
+def replace_escrow(repository: Repository, passphrase: str) -> list[ListedWrap]:
     """Store the identity at hand under a new passphrase, and delete the copies of it under earlier ones.
 
     Returns the copies that no label calls somebody's: they stay, and still open with their passphrases.

@@ -126,20 +126,20 @@ def data_key_prefix(key_id: bytes) -> str:
     return f"keys/{key_id.hex()}/"
 
 
-class Wrap(NamedTuple):
+class DataKeyWrap(NamedTuple):
     """`keys/<key id>/<id>`: one wrap of a data key; both in binary."""
 
     key_id: bytes
     id: bytes
 
 
-def data_key_wraps(storage: Storage) -> list[Wrap]:
+def data_key_wraps(storage: Storage) -> list[DataKeyWrap]:
     """Return the wraps of all data keys that are there. Other names below keys/ are passed over."""
     wraps = []
     for info in storage.list("keys/"):
         match = _WRAP.fullmatch(info.key)
         if match is not None:
-            wraps.append(Wrap(bytes.fromhex(match[1]), bytes.fromhex(match[2])))
+            wraps.append(DataKeyWrap(bytes.fromhex(match[1]), bytes.fromhex(match[2])))
     return wraps
 
 
@@ -160,7 +160,7 @@ def data_key_labels(storage: Storage) -> list[LabelName]:
     return labels
 
 
-def usable_keys(wraps: Iterable[Wrap], condemned: Container[bytes] = ()) -> set[bytes]:
+def usable_keys(wraps: Iterable[DataKeyWrap], condemned: Container[bytes] = ()) -> set[bytes]:
     """Return the ids of the keys that have a wrap and of whose wraps none is condemned; that of trees among them.
 
     A run that was fenced may store its packs all the same, after its key was deleted: nobody may refer to these.

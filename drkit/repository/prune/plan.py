@@ -9,7 +9,7 @@ from drkit.errors import IntegrityError, RetentionRefused
 from drkit.repository.commit.marks import Marks, read_marks
 from drkit.repository.format.packs import ENTRY, Entry
 from drkit.repository.format.snapshot import Snapshot
-from drkit.repository.keys.wraps import LabelName, Wrap, data_key_labels, data_key_wraps
+from drkit.repository.keys.wraps import DataKeyWrap, LabelName, data_key_labels, data_key_wraps
 from drkit.repository.prune.survey import Survey, index_damage, survey
 from drkit.repository.repository import Repository
 
@@ -18,7 +18,7 @@ Choose = Callable[[list[Snapshot]], Set[str]]
 
 
 @dataclass
-class Condemned:
+class PrunePlan:
     """Sizes in bytes. Packs are in one of `dead`, `moving` and `debris`."""
 
     survey: Survey
@@ -35,7 +35,7 @@ class Condemned:
     """The same, beyond what one prune is to move."""
     debris: dict[bytes, int] = field(default_factory=dict)
     """Packs that no index object lists: of runs that were cut short, or have not yet got that far."""
-    wraps: list[Wrap] = field(default_factory=list)
+    wraps: list[DataKeyWrap] = field(default_factory=list)
     """Wraps of data keys that no chunk is sealed with."""
     labels: list[LabelName] = field(default_factory=list)
     """Their labels, and those of keys that are gone."""
@@ -75,7 +75,7 @@ class Condemned:
             )
 
 
-def find_condemned(repository: Repository, choose: Choose, max_repack: int) -> Condemned:
+def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> PrunePlan:
     """Read everything, decide what could go. `max_repack`: how many bytes of chunks to move at most.
 
     Raises RetentionRefused where there is no snapshot, IntegrityError for damage that leaves open what is needed.
@@ -96,7 +96,7 @@ def find_condemned(repository: Repository, choose: Choose, max_repack: int) -> C
     found = survey(repository, kept, doubtful=doubtful)
     if found.damaged and found.unlisted:
         raise index_damage(found)
-    plan = Condemned(found, frozenset(snapshot.id for snapshot in snapshots), forget, marks)
+    plan = PrunePlan(found, frozenset(snapshot.id for snapshot in snapshots), forget, marks)
     _sort_packs(plan, max_repack)
     if repository.is_mirror:
         return plan  # a copy could bring a key back, under the names that its wraps had before
@@ -123,7 +123,7 @@ def live_snapshots(repository: Repository) -> list[Snapshot]:
     return snapshots
 
 
-def _sort_packs(plan: Condemned, max_repack: int) -> None:
+def _sort_packs(plan: PrunePlan, max_repack: int) -> None:
     """Sort packs into those that go, those that are worth moving, most gain for the least work first, and the rest."""
     worth: list[tuple[float, bytes, int]] = []
     for number, pack in enumerate(plan.survey.packs):

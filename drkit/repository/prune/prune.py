@@ -27,7 +27,7 @@ from drkit.repository.format.packs import pack_key
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, create_record, is_taken, tombstone
 from drkit.repository.index import PackListing, put_index, stored_packs
 from drkit.repository.keys.wraps import data_key_prefix
-from drkit.repository.prune.plan import Choose, Condemned, find_condemned, live_snapshots
+from drkit.repository.prune.plan import Choose, PrunePlan, live_snapshots, plan_prune
 from drkit.repository.prune.reindex import replace_index
 from drkit.repository.prune.repack import Repacker
 from drkit.repository.prune.survey import Survey, survey
@@ -60,7 +60,7 @@ class Done:
     keys_deleted: int = 0
     fenced: list[str] = field(default_factory=list)
     spared: list[bytes] = field(default_factory=list)
-    """Condemned packs that turned out to be needed."""
+    """PrunePlan packs that turned out to be needed."""
     damaged: list[IntegrityError] = field(default_factory=list)
     """Packs that were to be moved, and stay for what is wrong with them."""
     denied: list[str] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Prune:
         self._going: set[bytes] = set()
         self._survey: Survey
         self._committed = False
-        self.plan: Condemned
+        self.plan: PrunePlan
         self.done = Done()
 
     def run(self) -> Done:
@@ -147,8 +147,8 @@ class Prune:
 
     # -- what might go, and saying so
 
-    def _find_condemned(self) -> None:
-        self.plan = find_condemned(self._repository, self._choose, self._options.max_repack)
+    def _plan_prune(self) -> None:
+        self.plan = plan_prune(self._repository, self._choose, self._options.max_repack)
         self.plan.refuse_too_much(yes_really=self._options.yes_really)
 
     def _open_session(self) -> None:

@@ -9,7 +9,7 @@ from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
 from drkit.repository.format.packs import ENTRY, pack_key
 from drkit.repository.format.snapshot import Snapshot, stored_trees, tree_chunk_ids
 from drkit.repository.index import ATTEMPTS, RawPack, get_raw_index, index_keys, read_all, stored_packs
-from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, Wrap, data_key_wraps, usable_keys
+from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, DataKeyWrap, data_key_wraps, usable_keys
 from drkit.repository.repository import Repository
 from drkit.repository.tree_walker import TreeWalker
 from drkit.storage.base import Storage
@@ -29,7 +29,7 @@ class Survey:
     """Index objects that can be read, with the packs that each lists."""
     damaged: list[IntegrityError]
     """Those that cannot."""
-    wraps: list[Wrap]
+    wraps: list[DataKeyWrap]
     """Those of all data keys, listed before the index was read."""
     stored: dict[bytes, int]
     """Every pack that is there, and its size. Listed after the index was read: a pack is there before it is listed."""

@@ -26,9 +26,9 @@ from drkit.errors import (
 from drkit.storage.base import (
     RESERVED,
     Data,
-    Nature,
     ObjectInfo,
     Storage,
+    StoreInfo,
     is_segment,
     validate_key,
     validate_prefix,
@@ -208,12 +208,12 @@ class LocalStorage(Storage):
                 _require_file(status, path)
                 yield ObjectInfo(entry.key, status.st_size)
 
-    def nature(self) -> Nature:
+    def nature(self) -> StoreInfo:
         with _explained("lock", self.root), opened_directory(self.root) as root:
             kind = file_system_type(self.root)
             with opened_directory(RESERVED, root, create=True) as tmp:
                 locks = locks_exclude(tmp)
-        return Nature(file_system=kind, shared=kind is None or bool(_SHARED.fullmatch(kind)), locks=locks)
+        return StoreInfo(file_system=kind, shared=kind is None or bool(_SHARED.fullmatch(kind)), locks=locks)
 
     def foreign_files(self) -> Iterator[str]:
         """Yield the paths below the root whose names are no keys, such as `lost+found`: no listing shows them."""

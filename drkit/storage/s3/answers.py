@@ -19,7 +19,7 @@ from drkit.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from drkit.storage.retry import Passing
+from drkit.storage.retry import TransientError
 from drkit.storage.s3.settings import LOCK_HINT, S3Settings
 
 CREDENTIALS_HINT = (
@@ -40,8 +40,10 @@ _REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocation
 _PASSING_CODES = {"RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"}
 
 
-def explain(status: int, code: str, action: str, key: str, url: str, settings: S3Settings) -> DrkitError | Passing:
-    """Return the error that an answer stands for; as Passing where trying again may help.
+def explain(
+    status: int, code: str, action: str, key: str, url: str, settings: S3Settings
+) -> DrkitError | TransientError:
+    """Return the error that an answer stands for; as TransientError where trying again may help.
 
     `key` is empty for what concerns the bucket. A taken key is ObjectExists, a range beyond the end IntegrityError.
     """
@@ -54,7 +56,7 @@ def explain(status: int, code: str, action: str, key: str, url: str, settings: S
             hint="Check the URL and the endpoint, or create the bucket, then run drkit init.",
         )
     if _THROTTLED.search(code) or status == 429:
-        return Passing(StorageUnavailable(message, hint="Wait, or lower the load with repository.upload_limit."))
+        return TransientError(StorageUnavailable(message, hint="Wait, or lower the load with repository.upload_limit."))
     if _FULL.search(code) or status == 507:
         return StorageFull(message, hint="Raise the quota of the bucket or its owner, or free space there.")
     if code == "RequestTimeTooSkewed":
@@ -66,14 +68,16 @@ def explain(status: int, code: str, action: str, key: str, url: str, settings: S
     if code in _REGION or status == 301:
         return StorageUnavailable(message, hint=_REGION_HINT)
     if code in _DAMAGED_ON_THE_WAY:
-        return Passing(StorageUnavailable(f"{message}: bytes were damaged or lost on the way", hint="Run it again."))
+        return TransientError(
+            StorageUnavailable(f"{message}: bytes were damaged or lost on the way", hint="Run it again.")
+        )
     match status:
         case 401 | 403:
             return AccessDenied(message, hint=_RIGHTS_HINT)
         case 404:
             return ObjectNotFound(f"no object {key} in {url}")
         case 409 if code == "ConditionalRequestConflict":
-            return Passing(StorageUnavailable(message, hint="Run it again."))
+            return TransientError(StorageUnavailable(message, hint="Run it again."))
         case 412:
             return ObjectExists(f"object {key} exists already in {url}")
         case 416:
@@ -83,7 +87,7 @@ def explain(status: int, code: str, action: str, key: str, url: str, settings: S
                 f"{message}: it does not know a feature that the request needs", hint=_feature_hint(status, settings)
             )
     if status >= 500 or code in _PASSING_CODES:
-        return Passing(StorageUnavailable(message, hint="See the server's log, then run it again."))
+        return TransientError(StorageUnavailable(message, hint="See the server's log, then run it again."))
     return StorageUnavailable(message, hint="See the server's log for the reason.")
 
 

@@ -35,8 +35,8 @@ from drkit.errors import (
     StorageUnavailable,
     UsageError,
 )
-from drkit.storage.base import Data, Nature, ObjectInfo, Storage, validate_key, validate_prefix, validate_range
-from drkit.storage.retry import Deadline, Passing, Patience, Retrier
+from drkit.storage.base import Data, ObjectInfo, Storage, StoreInfo, validate_key, validate_prefix, validate_range
+from drkit.storage.retry import Deadline, Retrier, RetryPolicy, TransientError
 from drkit.storage.s3.answers import CREDENTIALS_HINT, explain, moment
 from drkit.storage.s3.listing import Listings, Version, take_objects
 from drkit.storage.s3.locks import Locks
@@ -94,7 +94,7 @@ class S3Storage(Storage):
     parallel_gets = PARALLEL_GETS
     request_size = REQUEST_SIZE
 
-    def __init__(self, client: Any, bucket: str, prefix: str, settings: S3Settings, patience: Patience) -> None:
+    def __init__(self, client: Any, bucket: str, prefix: str, settings: S3Settings, patience: RetryPolicy) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
@@ -174,7 +174,7 @@ class S3Storage(Storage):
         try:
             answer = self._send("get_object", "read", key)
         except ObjectNotFound as error:  # deleted since
-            raise Passing(StorageUnavailable(f"cannot store {self.url}/{key}: it comes and goes")) from error
+            raise TransientError(StorageUnavailable(f"cannot store {self.url}/{key}: it comes and goes")) from error
         with closing(answer["Body"]) as body:
             if answer["ContentLength"] != expected.nbytes:
                 return False
@@ -242,7 +242,7 @@ class S3Storage(Storage):
         return end - offset
 
     def _pieces(self, key: str, body: Any, size: int) -> Iterator[bytes]:
-        """Yield exactly `size` bytes as they come. Raises Passing when they do not, or come too slowly."""
+        """Yield exactly `size` bytes as they come. Raises TransientError when they do not, or come too slowly."""
         read = getattr(body._raw_stream, "read1", body._raw_stream.read)
         deadline = Deadline(self._patience, size)
         left = size
@@ -331,7 +331,7 @@ class S3Storage(Storage):
         self.delete(key)
         return held
 
-    def covered(self) -> Iterator[tuple[str, str]]:
+    def shadowed_objects(self) -> Iterator[tuple[str, str]]:
         versioning = self._asked("get_bucket_versioning")
         if versioning is None or not versioning.get("Status"):
             return
@@ -342,10 +342,10 @@ class S3Storage(Storage):
             elif len({(version.size, version.tag) for version in (newest, *older) if not version.marker}) > 1:
                 yield key, f"written over at {newest.modified:%Y-%m-%dT%H:%M:%SZ}: older versions have other bytes"
 
-    def nature(self) -> Nature:
+    def nature(self) -> StoreInfo:
         versioning = self._asked("get_bucket_versioning")
         lock = self._asked("get_object_lock_configuration")
-        return Nature(
+        return StoreInfo(
             versioning=None if versioning is None else versioning.get("Status") == "Enabled",
             object_lock=None if lock is None else "ObjectLockConfiguration" in lock,
         )
@@ -378,7 +378,7 @@ class S3Storage(Storage):
         return self._retrier.run(f"{operation} {key}", lambda earlier: self._send(operation, action, key, **parameters))
 
     def _send(self, operation: str, action: str, key: str, **parameters: Any) -> Any:
-        """Send one request, once. Raises Passing for what may pass, else the error to tell."""
+        """Send one request, once. Raises TransientError for what may pass, else the error to tell."""
         if key:
             parameters["Key"] = self._prefix + key
         where = f"{self.url}/{key}" if key else self.url
@@ -411,19 +411,19 @@ class S3Storage(Storage):
                 hint="Check the repository's settings in the policy.",
             ) from error
 
-    def _broken(self, action: str, key: str, reason: str) -> Passing:
+    def _broken(self, action: str, key: str, reason: str) -> TransientError:
         where = f"{self.url}/{key}" if key else self.url
         hint = "Check repository.endpoint and the network, then run it again."
-        return Passing(StorageUnavailable(f"cannot {action} {where}: {reason}", hint=hint))
+        return TransientError(StorageUnavailable(f"cannot {action} {where}: {reason}", hint=hint))
 
 
-def open_bucket(url: str, settings: S3Settings, patience: Patience | None = None) -> S3Storage:
+def open_bucket(url: str, settings: S3Settings, patience: RetryPolicy | None = None) -> S3Storage:
     """Open the storage at s3://bucket/prefix. No request is sent; a missing bucket shows at the first one."""
     bucket, prefix = parse_s3_url(url)
-    return S3Storage(_client(settings, patience or Patience()), bucket, prefix, settings, patience or Patience())
+    return S3Storage(_client(settings, patience or RetryPolicy()), bucket, prefix, settings, patience or RetryPolicy())
 
 
-def _client(settings: S3Settings, patience: Patience) -> Any:
+def _client(settings: S3Settings, patience: RetryPolicy) -> Any:
     session = botocore.session.Session()
     # botocore's own parser takes 0.1 ms for each key of a listing: longer than all else about it together.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
@@ -488,7 +488,9 @@ def _begin_sending(request: Any, **rest: Any) -> None:
 def _length(answer: Any) -> int:
     length = answer.get("ContentLength")
     if not isinstance(length, int):
-        raise Passing(StorageUnavailable("the S3 server does not tell how long an object is", hint="Run it again."))
+        raise TransientError(
+            StorageUnavailable("the S3 server does not tell how long an object is", hint="Run it again.")
+        )
     return length
 
 

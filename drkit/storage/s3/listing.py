@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from drkit.errors import StorageUnavailable
 from drkit.storage.base import ObjectInfo, is_key
-from drkit.storage.retry import Passing, Retrier
+from drkit.storage.retry import Retrier, TransientError
 
 
 class Version(NamedTuple):
@@ -58,7 +58,7 @@ class Listings:
         page = self._send("list_objects_v2", "list", "", Prefix=self._prefix + prefix, **options)
         # A body that is no listing (a captive portal, an empty page) parses too, as one that lacks everything.
         if "IsTruncated" not in page or page.get("KeyCount", 0) != len(page.get("Contents", ())):
-            raise Passing(self._malformed("a page does not say whether it is the last, or misses keys"))
+            raise TransientError(self._malformed("a page does not say whether it is the last, or misses keys"))
         return page
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -106,7 +106,7 @@ class Listings:
     def _version_page(self, prefix: str, start: Mapping[str, str]) -> Any:
         page = self._send("list_object_versions", "list the versions in", "", Prefix=self._prefix + prefix, **start)
         if "IsTruncated" not in page:
-            raise Passing(self._malformed("a page does not say whether it is the last"))
+            raise TransientError(self._malformed("a page does not say whether it is the last"))
         return page
 
     def _version(self, entry: Any, *, marker: bool) -> Version:

@@ -1,4 +1,4 @@
-"""A bucket as it was at a moment, read through its versions: what was deleted or covered since does not count."""
+"""A bucket as it was at a moment, read through its versions: what was deleted or shadowed since does not count."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from drkit.repository.prune.prune import Prune
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from drkit.storage import ObjectInfo, open_storage
-from drkit.storage.base import Data, Nature
+from drkit.storage.base import Data, StoreInfo
 from drkit.storage.local.files import file_system_type
 from drkit.storage.probe import Capabilities, probe
 from tests.support.memory_storage import MemoryStorage
@@ -119,12 +119,12 @@ def test_a_store_that_deletes_nothing() -> None:
 @pytest.mark.parametrize(
     ("nature", "unsafe"),
     [
-        (Nature(file_system="ext4", locks=True), None),
-        (Nature(file_system="nfs4", shared=True, locks=True), "the file system (nfs4) is shared by hosts"),
-        (Nature(file_system="ext4", locks=False), "file locks do not keep a second process out"),
+        (StoreInfo(file_system="ext4", locks=True), None),
+        (StoreInfo(file_system="nfs4", shared=True, locks=True), "the file system (nfs4) is shared by hosts"),
+        (StoreInfo(file_system="ext4", locks=False), "file locks do not keep a second process out"),
     ],
 )
-def test_what_behaviour_cannot_tell(nature: Nature, unsafe: str | None) -> None:
+def test_what_behaviour_cannot_tell(nature: StoreInfo, unsafe: str | None) -> None:
     found = Capabilities(True, True, True, True, True, nature)
     assert (found.unsafe or "").startswith(unsafe or "")
     assert (found.unsafe is None) == (unsafe is None)

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from drkit.errors import AccessDenied, StorageUnavailable
-from drkit.storage.retry import Deadline, Passing, Patience, Retrier
+from drkit.storage.retry import Deadline, Retrier, RetryPolicy, TransientError
 from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
-QUICK = Patience(attempts=5, total=30, first_wait=0.001, longest_wait=0.002)
+QUICK = RetryPolicy(attempts=5, total=30, first_wait=0.001, longest_wait=0.002)
 
 
 def fails(times: int) -> tuple[list[int], object]:
@@ -20,7 +20,7 @@ def fails(times: int) -> tuple[list[int], object]:
     def action(earlier: int) -> str:
         seen.append(earlier)
         if len(seen) <= times:
-            raise Passing(StorageUnavailable("it is busy", hint="Wait."))
+            raise TransientError(StorageUnavailable("it is busy", hint="Wait."))
         return "done"
 
     return seen, action
@@ -47,10 +47,10 @@ def test_what_does_not_pass_raises_its_error_and_says_how_often_it_was_tried() -
 
 
 def test_where_nobody_listens_it_gives_up_sooner_until_somebody_has_answered(caplog: pytest.LogCaptureFixture) -> None:
-    retrier = Retrier(Patience(attempts=9, refused=3, first_wait=0.001, longest_wait=0.002))
+    retrier = Retrier(RetryPolicy(attempts=9, refused=3, first_wait=0.001, longest_wait=0.002))
 
     def refused(earlier: int) -> None:
-        raise Passing(StorageUnavailable("nobody is there"), refused=True)
+        raise TransientError(StorageUnavailable("nobody is there"), refused=True)
 
     with pytest.raises(StorageUnavailable, match="given up after 3 attempts"):
         retrier.run("test", refused)
@@ -62,7 +62,7 @@ def test_where_nobody_listens_it_gives_up_sooner_until_somebody_has_answered(cap
 
 
 def test_time_is_a_limit_too() -> None:
-    retrier = Retrier(Patience(attempts=10**6, total=0.2, first_wait=0.01, longest_wait=0.02))
+    retrier = Retrier(RetryPolicy(attempts=10**6, total=0.2, first_wait=0.01, longest_wait=0.02))
     seen, action = fails(10**6)
     with pytest.raises(StorageUnavailable, match="given up"):
         retrier.run("test", action)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_who_waits_is_told_from_the_second_failure_on(caplog: pytest.LogCaptureF
 
 
 def test_a_deadline_grows_with_the_size() -> None:
-    patience = Patience(read=0.01, slowest=1000)
+    patience = RetryPolicy(read=0.01, slowest=1000)
     late, early = Deadline(patience, 10), Deadline(patience, 10**6)
     time.sleep(0.05)
     assert late.passed

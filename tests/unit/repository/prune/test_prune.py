@@ -24,7 +24,7 @@ from drkit.repository.index import index_keys
 from drkit.repository.keys.labels import Holder, put_label
 from drkit.repository.keys.wraps import format_meta_key
 from drkit.repository.prune import reindex
-from drkit.repository.prune.plan import find_condemned
+from drkit.repository.prune.plan import plan_prune
 from drkit.repository.prune.prune import Options, Prune
 from drkit.repository.repair import repair_index
 from drkit.repository.repository import Repository
@@ -109,7 +109,7 @@ def test_the_meta_key_alone_prunes(made: Made) -> None:
 
 def test_a_plan_changes_nothing_and_tells_what_would_be(made: Made) -> None:
     objects = dict(made.storage.objects)
-    plan = find_condemned(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
+    plan = plan_prune(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
     assert made.storage.objects == objects
     done = prune_now(made.open(), "p", "old")
     assert plan.packs == plan.dead.keys() | plan.moving.keys()
@@ -117,8 +117,8 @@ def test_a_plan_changes_nothing_and_tells_what_would_be(made: Made) -> None:
 
 
 def test_a_limit_postpones_what_is_least_worth(made: Made) -> None:
-    whole = find_condemned(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
-    none = find_condemned(made.open(), lambda snapshots: {"old"}, 0)
+    whole = plan_prune(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
+    none = plan_prune(made.open(), lambda snapshots: {"old"}, 0)
     assert (none.moving, none.postponed) == ({}, whole.moving)
     done = prune_now(made.open(), "p", "old", options=Options(0, True))
     assert (done.packs_stored, done.packs_deleted) == (0, len(whole.dead))
@@ -373,7 +373,7 @@ def test_a_record_that_cannot_be_deleted_keeps_its_chunks(made: Made) -> None:
 
 def test_a_rotten_pack_is_not_moved_and_named(made: Made) -> None:
     """Moved it would get a new name, which hides the damage."""
-    plan = find_condemned(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
+    plan = plan_prune(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
     key = packs_module.pack_key(next(iter(plan.moving)))
     body = made.storage.objects[key]
     made.storage.objects[key] = body[:30] + bytes([body[30] ^ 1]) + body[31:]
@@ -396,7 +396,7 @@ def test_shared_trees_are_read_once(made: Made) -> None:
         made.write(f"x{number:02d}")
     storage = FaultyStorage(made.storage)
     repository = made.open(storage)
-    find_condemned(repository, lambda snapshots: set(), 0)
+    plan_prune(repository, lambda snapshots: set(), 0)
     ranges = [call for call in storage.calls if call.kind == "get" and call.key.startswith("packs/")]
     assert len(ranges) <= 6
 

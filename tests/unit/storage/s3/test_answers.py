@@ -14,14 +14,16 @@ from drkit.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from drkit.storage.retry import Passing
+from drkit.storage.retry import TransientError
 from drkit.storage.s3.answers import explain
 from drkit.storage.s3.settings import S3Settings, parse_s3_url
 
 PLAIN = S3Settings()
 
 
-def answer(status: int, code: str, settings: S3Settings = PLAIN, key: str = "packs/aa/x") -> DrkitError | Passing:
+def answer(
+    status: int, code: str, settings: S3Settings = PLAIN, key: str = "packs/aa/x"
+) -> DrkitError | TransientError:
     return explain(status, code, "store", key, "s3://bucket/prefix", settings)
 
 
@@ -44,7 +46,7 @@ def answer(status: int, code: str, settings: S3Settings = PLAIN, key: str = "pac
 )
 def test_what_may_pass(status: int, code: str) -> None:
     found = answer(status, code)
-    assert isinstance(found, Passing)
+    assert isinstance(found, TransientError)
     assert isinstance(found.error, StorageUnavailable)
     assert str(status) in found.error.message
     assert "s3://bucket/prefix/packs/aa/x" in found.error.message
