@@ -4,17 +4,18 @@
     ├── UsageError                 2   the command line is wrong
     ├── PolicyError                2   the policy is wrong
     ├── PartialFailure             3   some targets failed, the others are safe
-    ├── RepositoryNotFound        10   no repository at this URL
-    ├── RepositoryLocked          11   fenced by a prune, or another writer holds a single-writer store
-    ├── AccessDenied              12   the storage or the keys refuse us
-    ├── StorageUnavailable        13   the storage does not answer, or failed while it did
-    │   └── StorageFull           13   no space, no inodes, over quota
     ├── EngineUnavailable         14   no Docker Engine answers
     ├── CaptureFailed             15   a target could not be read completely
-    ├── IntegrityError            20   stored or restored bytes are not what was written
     ├── RetentionRefused          23   a prune or forget would remove what must stay
-    ├── ObjectNotFound             1   no object under this key (internal)
-    └── ObjectExists               1   a create-only write met an object (internal)
+    └── RepositoryError            1   the repository, its storage or its keys; it ends a run, whatever the target
+        ├── RepositoryNotFound    10   no repository at this URL
+        ├── RepositoryLocked      11   fenced by a prune, or another writer holds a single-writer store
+        ├── AccessDenied          12   the storage or the keys refuse us
+        ├── StorageUnavailable    13   the storage does not answer, or failed while it did
+        │   └── StorageFull       13   no space, no inodes, over quota
+        ├── IntegrityError        20   stored or restored bytes are not what was written
+        ├── ObjectNotFound         1   no object under this key (internal)
+        └── ObjectExists           1   a create-only write met an object (internal)
 
 A caller must treat every non-zero code as a failure, also one it does not know. Codes are added, never renumbered.
 A message is lower case, says what failed on which object and why; `hint` is one sentence, the next thing to type.
@@ -40,49 +41,80 @@ class DrkitError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return self.message  # which may have been completed on the way up
+
 
 class UsageError(DrkitError):
+    """The command line is wrong, or what it names cannot be meant."""
+
     exit_code = 2
 
 
 class PolicyError(DrkitError):
+    """The policy is wrong. The message has one line a problem."""
+
     exit_code = 2
 
 
 class PartialFailure(DrkitError):
+    """Some of what was asked for failed; the rest is done and safe."""
+
     exit_code = 3
 
 
-class RepositoryNotFound(DrkitError):
-    exit_code = 10
-
-
-class RepositoryLocked(DrkitError):
-    exit_code = 11
-
-
-class AccessDenied(DrkitError):
-    exit_code = 12
-
-
-class StorageUnavailable(DrkitError):
-    exit_code = 13
-
-
-class StorageFull(StorageUnavailable):
-    pass
-
-
 class EngineUnavailable(DrkitError):
+    """No Docker Engine answers."""
+
     exit_code = 14
 
 
 class CaptureFailed(DrkitError):
+    """A target could not be read completely."""
+
     exit_code = 15
 
 
-class IntegrityError(DrkitError):
-    """`object_name` is the storage key or the file that is wrong, for reports that list findings."""
+class RetentionRefused(DrkitError):
+    """A prune or forget would remove what must stay, or cannot tell what is needed."""
+
+    exit_code = 23
+
+
+class RepositoryError(DrkitError):
+    """What is wrong with the repository, its storage or its keys: no other target would fare better."""
+
+
+class RepositoryNotFound(RepositoryError):
+    """There is no repository at this URL."""
+
+    exit_code = 10
+
+
+class RepositoryLocked(RepositoryError):
+    """Fenced by a prune, or another writer is at work in a store that takes one at a time."""
+
+    exit_code = 11
+
+
+class AccessDenied(RepositoryError):
+    """The storage or the keys refuse us."""
+
+    exit_code = 12
+
+
+class StorageUnavailable(RepositoryError):
+    """The storage does not answer, or failed while it did."""
+
+    exit_code = 13
+
+
+class StorageFull(StorageUnavailable):
+    """No space, no inodes, or over quota."""
+
+
+class IntegrityError(RepositoryError):
+    """`object_name` is the storage key or the file that is wrong, for reports that list what is damaged."""
 
     exit_code = 20
 
@@ -91,13 +123,9 @@ class IntegrityError(DrkitError):
         self.object_name = object_name
 
 
-class RetentionRefused(DrkitError):
-    exit_code = 23
+class ObjectNotFound(RepositoryError):
+    """No object is under this key."""
 
 
-class ObjectNotFound(DrkitError):
-    pass
-
-
-class ObjectExists(DrkitError):
-    pass
+class ObjectExists(RepositoryError):
+    """A create-only write met an object under its key."""

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from drkit.access.identities import (
-    AskPassphrase,
-    IdentitySource,
-    descriptor_from,
-    read_identities,
-    read_secret,
-)
-from drkit.errors import AccessDenied, UsageError, reason
+from drkit.access.identities import IdentitySource, descriptor_from
+from drkit.errors import UsageError
 from drkit.policy import Place, Policy
-from drkit.repository.keys.identity import parse_recipients
-from drkit.repository.locks import LOCKED_PREFIXES
-from drkit.repository.repository import Repository
-from drkit.storage import ObjectLock, S3Settings, Storage, is_s3, local_path, open_storage, parse_s3_url
-from drkit.storage.cached import CachedStorage
+from drkit.repository.format.names import LOCKED_PREFIXES
+from drkit.storage import ObjectLock, S3Settings, place
 
 
 @dataclass(frozen=True)
@@ -38,6 +28,11 @@ class Access:
     @property
     def identity_file(self) -> Path | None:
         return self.identity.file if self.identity else None
+
+    @property
+    def place(self) -> str:
+        """The same for every way to write one place, and another for the same bucket name at another provider."""
+        return place(self.url, self.s3)
 
     def secret_files(self) -> list[Path]:
         """The files that nobody else should be able to read."""
@@ -55,58 +50,73 @@ def repository_access(
 ) -> Access:
     """Combine what is known: the command line's `url`, then the policy, then DRKIT_REPOSITORY and DRKIT_IDENTITY_FILE.
 
-    Where `url` is the policy's mirror or its repository, the S3 keys that stand there are used.
+    Where `url` is the policy's mirror or its repository, the S3 keys that stand there are used; where it could be
+    either, at two providers, DRKIT_ENDPOINT says which. Raises UsageError where nothing does.
 
     An identity in the environment (DRKIT_IDENTITY_FD, then DRKIT_IDENTITY_FILE) wins over the policy's: in an incident
     it is the one somebody brought. What the policy does not say of an S3 server, DRKIT_ENDPOINT, DRKIT_REGION and
     DRKIT_CA_BUNDLE do. `as_of`: the repository is read as it was then.
     """
-    place = url or (policy.repository.url if policy else environ.get("DRKIT_REPOSITORY"))
-    if not place:
+    if url is None and policy is not None:
+        return _access(policy.repository.url, policy, policy.repository, environ, as_of)
+    url = url or environ.get("DRKIT_REPOSITORY")
+    if not url:
         raise UsageError(
             "no repository is named", hint="Give --policy FILE or --repository URL, or set DRKIT_REPOSITORY."
         )
+    return _access(url, policy, _described(policy, url, environ) if policy else None, environ, as_of)
+
+
+def _access(
+    url: str, policy: Policy | None, described: Place | None, environ: Mapping[str, str], as_of: datetime | None = None
+) -> Access:
     return Access(
-        url=place,
+        url=url,
         recipients_file=policy.repository.recipients_file if policy else None,
         identity=_identity_source(policy, environ),
         meta_key_file=policy.repository.meta_key_file if policy else None,
-        s3=_s3_settings(_described(policy, place) if policy else None, environ, as_of),
+        s3=_s3_settings(described, environ, as_of),
     )
 
 
 def mirror_access(policy: Policy | None, to: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Access:
     """The place that snapshots are copied to: `to`, else the policy's mirror. The repository's keys open it."""
-    place = to or (policy.mirror.url if policy and policy.mirror else None)
-    if not place:
+    if to:
+        return repository_access(policy, url=to, environ=environ)
+    if policy is None or policy.mirror is None:
         raise UsageError("no mirror is named", hint="Give --to URL, or set mirror in the policy.")
-    return repository_access(policy, url=place, environ=environ)
+    return _access(policy.mirror.url, policy, policy.mirror, environ)
 
 
 def new_mirror_access(
     policy: Policy | None, url: str | None, source: str, *, environ: Mapping[str, str] = os.environ
 ) -> Access:
-    """Where a new mirror of `source` is to be: at `url`, else the policy's mirror if `source` is its repository.
+    """Where a new mirror of the repository at `source` is to be: at `url`, else at the policy's mirror if `source` is
+    the policy's repository.
 
-    Else where its repository is to be: that is how a lost repository is made anew from its mirror.
+    Otherwise where the policy's repository is to be: that is how a lost repository is recreated from its mirror.
     """
-    if url is None and policy is not None and policy.mirror and same_place(policy.repository.url, source):
-        url = policy.mirror.url
+    if url is None and policy is not None and policy.mirror is not None:
+        origin = repository_access(policy, url=source, environ=environ)
+        if origin.place == repository_access(policy, environ=environ).place:
+            return mirror_access(policy, environ=environ)
     return repository_access(policy, url=url, environ=environ)
 
 
-def same_place(one: str, other: str) -> bool:
-    """Whether two URLs name one storage. Raises UsageError for what is no URL of a storage."""
-    if is_s3(one) and is_s3(other):
-        return parse_s3_url(one) == parse_s3_url(other)
-    return is_s3(one) == is_s3(other) and local_path(one) == local_path(other)
-
-
-def _described(policy: Policy, url: str) -> Place:
-    """What the policy says of this place; of a place that it does not name, what it says of its repository."""
-    if policy.mirror is not None and same_place(url, policy.mirror.url):
-        return policy.mirror
-    return policy.repository
+def _described(policy: Policy, url: str, environ: Mapping[str, str]) -> Place:
+    """What the policy says of the place at `url`; of a place that it does not name, what it says of its repository."""
+    places: list[Place] = [policy.repository, *([policy.mirror] if policy.mirror else [])]
+    named = [each for each in places if place(each.url) == place(url)]
+    if len(named) < 2:
+        return named[0] if named else policy.repository
+    meant = place(url, S3Settings(endpoint=environ.get("DRKIT_ENDPOINT") or None))
+    chosen = [each for each in named if place(each.url, S3Settings(endpoint=each.endpoint)) == meant]
+    if len(chosen) != 1:
+        raise UsageError(
+            f"{url} is both the repository and the mirror of {policy.path}, at different endpoints",
+            hint="Set DRKIT_ENDPOINT to the endpoint of the one that you mean.",
+        )
+    return chosen[0]
 
 
 def _s3_settings(repository: Place | None, environ: Mapping[str, str], as_of: datetime | None) -> S3Settings:
@@ -139,18 +149,6 @@ def _lock(place: Place) -> ObjectLock | None:
     return ObjectLock(place.lock.mode, place.lock.period, LOCKED_PREFIXES) if place.lock else None
 
 
-def open_access(access: Access, *, create: bool = False, cached: bool = False) -> Storage:
-    """Open the storage alone, whether or not a repository is in it.
-
-    `cached`: keep copies of small objects of a storage on S3 on this host. Whoever wants to know what the storage
-    itself holds does without.
-    """
-    storage = open_storage(access.url, create=create, s3=access.s3)
-    return (
-        CachedStorage(storage, cache_file(access)) if cached and is_s3(access.url) and not access.s3.as_of else storage
-    )
-
-
 def _identity_source(policy: Policy | None, environ: Mapping[str, str]) -> IdentitySource | None:
     ours = policy.repository if policy else None
     file = environ.get("DRKIT_PASSPHRASE_FILE")
@@ -163,47 +161,3 @@ def _identity_source(policy: Policy | None, environ: Mapping[str, str]) -> Ident
     if ours and (ours.identity_file or ours.identity_command):
         return IdentitySource(ours.identity_file, None, ours.identity_command, passphrase_file, passphrase_command)
     return None
-
-
-def cache_file(access: Access, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where copies of objects may be kept: below $DRKIT_CACHE_DIR, $CACHE_DIRECTORY, or the usual place."""
-    usual = "/var/cache/drkit" if os.geteuid() == 0 else Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "drkit")
-    directory = environ.get("DRKIT_CACHE_DIR") or environ.get("CACHE_DIRECTORY") or usual
-    place = hashlib.sha256(f"{access.s3.endpoint or ''} {access.url}".encode()).hexdigest()
-    return Path(directory).expanduser() / f"{place[:16]}.sqlite"
-
-
-def open_repository(access: Access, ask: AskPassphrase | None = None, *, cached: bool = True) -> Repository:
-    """Open with the identities, or with the meta key alone where no identity is named."""
-    storage = open_access(access, cached=cached)
-    if access.identity is not None:
-        return Repository.open(storage, read_identities(access.identity, ask))
-    if access.meta_key_file is not None:
-        text = read_meta_key(access.meta_key_file)
-        return Repository.open_write_only(storage, text, source=str(access.meta_key_file))
-    raise UsageError(
-        f"no key is named for {access.url}", hint="Set identity_file in the policy, or DRKIT_IDENTITY_FILE."
-    )
-
-
-def read_recipients(path: Path) -> list[str]:
-    try:
-        return parse_recipients(path.read_text(encoding="utf-8"), source=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"recipients file {path} cannot be read: {_reason(error)}",
-            hint="Run drkit init, or put the public keys (age1…) of the key holders into it.",
-        ) from None
-
-
-def read_meta_key(path: Path) -> str:
-    try:
-        return read_secret(path, "meta key").decode()
-    except UnicodeDecodeError:
-        raise AccessDenied(
-            f"meta key file {path} is no text", hint="Write it anew with drkit key host-key, where the identity is."
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    return reason(error) if isinstance(error, OSError) else "it is no text"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from drkit.errors import DrkitError, IntegrityError, UsageError
+from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import Snapshot, Target, parse_time
 from drkit.repository.repository import Repository
 
@@ -67,7 +68,7 @@ def find_target(
     holding = [
         snapshot
         for snapshot in snapshots
-        if scope.admits(snapshot) and (target := snapshot.target(kind, name)) is not None and target.status == "ok"
+        if scope.admits(snapshot) and (target := snapshot.target(kind, name)) is not None and target.status == Status.OK
     ]
     snapshot = _only_origin(holding, f"a snapshot that holds {kind} {name} as ok", damaged)[-1]
     return snapshot, _restorable(snapshot, kind, name)
@@ -78,7 +79,7 @@ def previous_target(snapshots: Iterable[Snapshot], host: str, policy: str, kind:
     for snapshot in reversed(list(snapshots)):
         if (snapshot.host, snapshot.policy) == (host, policy):
             target = snapshot.target(kind, name)
-            if target is not None and target.status == "ok":
+            if target is not None and target.status == Status.OK:
                 return target
     return None
 
@@ -118,7 +119,7 @@ def _restorable(snapshot: Snapshot, kind: str, name: str) -> Target:
     if target is None:
         held = ", ".join(f"{target.kind} {target.name}" for target in snapshot.targets) or "nothing"
         raise DrkitError(f"snapshot {snapshot.id} holds no {kind} {name}", hint=f"It holds: {held}.")
-    if target.status == "failed":
+    if target.status == Status.FAILED:
         raise DrkitError(
             f"{kind} {name} failed in snapshot {snapshot.id}: {target.error}", hint="Choose another: drkit snapshots."
         )

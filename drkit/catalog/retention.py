@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 from drkit.policy import Retention
+from drkit.repository.format.kinds import Status
 
 SKEW = timedelta(minutes=5)
 """How far ahead of our clock another host's may be. What is dated later still neither counts nor goes."""
@@ -111,15 +112,15 @@ def plan(
 
 def _choose(captures: list[_Capture], rules: Retention, now: datetime, proven: set[str]) -> Iterator[tuple[str, str]]:
     """Yield snapshot and reason for each capture of one series, newest first, that stays."""
-    good = [capture for capture in captures if capture.status == "ok"]
+    good = [capture for capture in captures if capture.status == Status.OK]
     if rules.keep_within is not None:
         for capture in captures:
-            if now - capture.time < rules.keep_within and capture.status != "failed":
+            if now - capture.time < rules.keep_within and capture.status != Status.FAILED:
                 yield capture.snapshot, "within the time"
     for capture in good[:1]:
         yield capture.snapshot, "newest"
     for capture in captures[: captures.index(good[0])] if good else captures:
-        if capture.status == "partial":
+        if capture.status == Status.PARTIAL:
             yield capture.snapshot, "newest that is partial"
             break
     for capture in good:

@@ -33,30 +33,38 @@ class _Stopped(SystemExit):
 
 
 _VERBS = {
-    "init": "repository",
-    "doctor": "doctor",
-    "backup": "backup",
-    "snapshots": "browse",
-    "ls": "browse",
-    "find": "browse",
-    "diff": "browse",
-    "restore": "restore",
-    "export": "restore",
-    "check": "repository",
-    "verify": "repository",
-    "copy": "copy",
-    "prune": "prune",
-    "forget": "prune",
+    "init": "Create the repository; print the recovery kit.",
+    "doctor": "Try whether everything can work.",
+    "backup": "Capture the policy's targets into one new snapshot.",
+    "snapshots": "List the snapshots of every host and policy, oldest first.",
+    "ls": "List the files of a snapshot.",
+    "find": "Find paths in all snapshots.",
+    "diff": "Show what changed between two snapshots.",
+    "restore": "Bring back a volume, some of its paths, or an image.",
+    "export": "Write a volume or a saved image as a plain tar.",
+    "check": "Check that the structure of the repository is whole.",
+    "verify": "Read the data back and compare every file.",
+    "copy": "Copy the snapshots that the mirror lacks, newest first.",
+    "prune": "Apply retention, then give back the space nobody needs.",
+    "forget": "Remove snapshots by hand.",
 }
-"""Each with the module of this package that has it as a function of that name."""
-_GROUPS = {"helper": "helper", "key": "key", "policy": "policy", "repair": "prune"}
-"""Verbs with verbs below them: the module's `app`."""
+"""The verbs, each a function of its own name in the module of that name in `verbs`, with its summary.
+
+The summaries stand here too, so that `drkit --help` need not load all of them: that takes a second.
+"""
+_GROUPS = {
+    "helper": "The container that reads and writes volumes.",
+    "key": "Who opens the backups, and the proof that they still can.",
+    "policy": "The file that says what to protect.",
+    "repair": "Rebuild what can be derived from other objects.",
+}
+"""Verbs with verbs below them: the `app` of the module of that name."""
 
 
-def build_app(word: str | None = None) -> typer.Typer:
-    """Return the command line with the one verb `word`, or with all of them where it is none.
+def build_app(word: str | None = None, *, outline: bool = False) -> typer.Typer:
+    """Return the command line with the one verb `word`, or with all of them where `word` is not one.
 
-    Loading and describing all of them is up to a fifth of a second more for each run, as measured on a slow host.
+    `outline`: all of them, but with nothing behind the summaries.
     """
     app = typer.Typer(
         name="drkit",
@@ -68,13 +76,21 @@ def build_app(word: str | None = None) -> typer.Typer:
     )
     app.callback()(_global)
     every = word not in _VERBS and word not in _GROUPS
-    for verb, module in _VERBS.items():
-        if every or verb == word:
-            app.command(verb)(getattr(import_module(f"drkit.cli.{module}"), verb))
-    for group, module in _GROUPS.items():
-        if every or group == word:
-            app.add_typer(import_module(f"drkit.cli.{module}").app, name=group)
+    for verb, summary in _VERBS.items():
+        if outline:
+            app.command(verb, help=summary)(_nothing)
+        elif every or verb == word:
+            app.command(verb)(getattr(import_module(f"drkit.cli.verbs.{verb}"), verb))
+    for group, summary in _GROUPS.items():
+        if outline:
+            app.command(group, help=summary)(_nothing)
+        elif every or group == word:
+            app.add_typer(import_module(f"drkit.cli.verbs.{group}").app, name=group, help=summary)
     return app
+
+
+def _nothing() -> None:
+    pass
 
 
 def _version(asked: bool) -> None:
@@ -97,7 +113,8 @@ def main() -> NoReturn:
     output.set_up(json_log=False, quiet=False, verbose=False)
     try:
         word = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-        sys.exit(build_app(word)(prog_name="drkit", standalone_mode=False))
+        app = build_app(word, outline=word not in _VERBS and word not in _GROUPS)
+        sys.exit(app(prog_name="drkit", standalone_mode=False))
     except _WrongCommandLine as error:
         _wrong_command_line(error)
     except DrkitError as error:

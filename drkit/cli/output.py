@@ -88,6 +88,14 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
         print("  ".join(cells).rstrip())
 
 
+def time_text(mtime: str) -> str:
+    """Seconds since the epoch, as text, as people read them. A file system can hold years that a calendar cannot."""
+    try:
+        return datetime.fromtimestamp(float(mtime), UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return f"@{mtime}"
+
+
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: 1 pack, 2 packs."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

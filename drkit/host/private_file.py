@@ -23,7 +23,7 @@ def write_new(path: Path, text: str, mode: int = 0o600) -> None:
         raise _explained(path, error) from error
     try:
         _fill(descriptor, text, mode)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise _explained(path, error) from error
@@ -37,7 +37,7 @@ def replace(path: Path, text: str) -> None:
         try:
             _fill(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), text, 0o600)
             unfinished.rename(path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
@@ -52,7 +52,7 @@ def _fill(descriptor: int, text: str, mode: int) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

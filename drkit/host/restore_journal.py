@@ -1,4 +1,4 @@
-"""Which restores are under way: so that one cut short by SIGKILL or a power cut is known for what it is.
+"""Which restores are under way, so that one cut short by SIGKILL or a power cut is recognised later.
 
 A volume's labels cannot be changed later, so they cannot say whether its restore was finished. A file can.
 """
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drkit.errors import DrkitError, reason
+from drkit.host.private_file import sync_directory
 
 
 class RestoreJournal:
@@ -22,7 +23,7 @@ class RestoreJournal:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._locks: dict[str, int] = {}
+        self._held: dict[str, int] = {}
 
     def begin(self, volume: str, restore_id: str) -> None:
         """Note a restore, durably. Raises DrkitError for one that runs, and when the directory cannot be written."""
@@ -30,22 +31,22 @@ class RestoreJournal:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._directory / volume, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                _lock(descriptor, volume)
+                _hold(descriptor, volume)
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, restore_id.encode("ascii"))
                 os.fsync(descriptor)
-                self._sync_directory()
+                sync_directory(self._directory)
             except BaseException:
                 os.close(descriptor)
                 raise
-        self._locks[volume] = descriptor
+        self._held[volume] = descriptor
 
     def unfinished(self, volume: str) -> str | None:
-        """Return the id of a restore into `volume` that was cut short. Raises DrkitError for one that runs."""
+        """Return the id of a restore into `volume` that was cut short, if any. Raises DrkitError for one that runs."""
         with self._explained("read", volume), suppress(FileNotFoundError):
             descriptor = os.open(self._directory / volume, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _lock(descriptor, volume)
+                _hold(descriptor, volume)
                 return os.read(descriptor, 64).decode("ascii", "replace") or None
             finally:
                 os.close(descriptor)
@@ -55,15 +56,8 @@ class RestoreJournal:
         """Note that this restore has ended, or that nothing is left of it."""
         with self._explained("remove", volume):
             (self._directory / volume).unlink(missing_ok=True)
-            self._sync_directory()
-            os.close(self._locks.pop(volume))
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            sync_directory(self._directory)
+            os.close(self._held.pop(volume))
 
     @contextmanager
     def _explained(self, action: str, volume: str) -> Iterator[None]:
@@ -76,7 +70,7 @@ class RestoreJournal:
             ) from error
 
 
-def _lock(descriptor: int, volume: str) -> None:
+def _hold(descriptor: int, volume: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,125 +9,124 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
-import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drkit.errors import DrkitError, IntegrityError
+from drkit.events import LOGGED, Events
 from drkit.host.private_file import replace
-from drkit.repository.repository import Repository
-
-log = logging.getLogger(__name__)
 
 
-def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this host keeps what must outlive a run: $DRKIT_STATE_DIR, $STATE_DIRECTORY, /var/lib/drkit."""
-    return Path(environ.get("DRKIT_STATE_DIR") or environ.get("STATE_DIRECTORY") or "/var/lib/drkit")
+@dataclass(frozen=True)
+class Found:
+    """The repository that is at a place now. `place` tells one place from another, `url` is how people write it.
+
+    `config_mac`, in hex like the id: an id can be copied, this cannot be made without the meta key.
+    """
+
+    place: str
+    url: str
+    repository: str
+    config_mac: str
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The last that this host saw of the repository at a URL. `newest`: a snapshot's id; empty where there was none.
+    """The last that this host saw at a place. `newest`: a snapshot's id; empty where there was none."""
 
-    `config_mac`: an id can be copied, this cannot be made without the meta key.
-    """
-
-    url: str
+    place: str
     repository: str
     config_mac: str
     newest: str = ""
     snapshots: int = 0
 
+    def is_of(self, found: Found) -> bool:
+        return (self.repository, self.config_mac) == (found.repository, found.config_mac)
+
 
 class SeenRepositories:
-    """One file a URL below the state directory. A damaged or missing one is as if the URL had never been seen."""
+    """One file a place below `directory`. A damaged or missing one is as if the place had never been seen."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory / "repositories"
+    def __init__(self, directory: Path, events: Events = LOGGED) -> None:
+        self._directory = directory
+        self._events = events
 
-    def path(self, url: str) -> Path:
-        return self._directory / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
+    def path(self, place: str) -> Path:
+        return self._directory / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
 
-    def seen(self, url: str) -> Seen | None:
-        path = self.path(url)
+    def seen(self, found: Found) -> Seen | None:
+        """Return what was seen at the place of `found`, None where nothing was."""
+        path = self.path(found.place)
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             seen = Seen(
-                str(fields["url"]),
+                str(fields["place"]),
                 str(fields["repository"]),
                 str(fields["config_mac"]),
                 str(fields["newest"]),
                 int(fields["snapshots"]),
             )
-            if seen.url != url or len(bytes.fromhex(seen.repository)) != 16:
+            if seen.place != found.place or len(bytes.fromhex(seen.repository)) != 16:
                 raise ValueError(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            log.warning("%s cannot be read: whether another repository took the place of %s is not known", path, url)
+            self._events.warn(
+                f"{path} cannot be read: this host cannot tell whether another repository took the place of {found.url}"
+            )
             return None
         return seen
 
-    def require_same(self, repository: Repository, *, accepted: str | None = None) -> None:
-        """Raise IntegrityError where another repository was seen at this URL, unless `accepted` is the new one's id."""
-        url, found = repository.storage.url, repository.id.hex()
-        if accepted is not None and accepted != found:
+    def require_same(self, found: Found, *, accepted: str | None = None) -> None:
+        """Raise IntegrityError where this host saw another repository here, unless `accepted` is the id of this one."""
+        if accepted is not None and accepted != found.repository:
             raise IntegrityError(
-                f"{url} holds the repository {found}, not {accepted}", hint="Find out who made that repository."
+                f"{found.url} holds the repository {found.repository}, not {accepted}",
+                hint="Find out who made that repository.",
             )
-        seen = self.seen(url)
-        if seen is None or accepted is not None or _same(seen, repository):
+        seen = self.seen(found)
+        if seen is None or accepted is not None or seen.is_of(found):
             return
         other = (
             "with another meta key or another config"
-            if found == seen.repository
+            if found.repository == seen.repository
             else f"and this host knows {seen.repository} there"
         )
         raise IntegrityError(
-            f"{url} holds the repository {found} {other}: somebody put it in its place",
-            hint=f"If you put another repository there yourself: drkit backup --accept-repository {found}.",
+            f"{found.url} holds the repository {found.repository} {other}: somebody put it in its place",
+            hint=f"If you put another repository there yourself: drkit backup --accept-repository {found.repository}.",
             object_name="config",
         )
 
-    def tell_if_set_back(self, repository: Repository, listed: Collection[str]) -> None:
+    def warn_if_set_back(self, found: Found, listed: Collection[str]) -> None:
         """Warn when the newest snapshot that this host knows of is not among the records that are there now."""
-        seen = self.seen(repository.storage.url)
-        if seen is None or not _same(seen, repository) or not seen.newest or seen.newest in listed:
+        seen = self.seen(found)
+        if seen is None or not seen.is_of(found) or not seen.newest or seen.newest in listed:
             return
-        log.warning(
-            "snapshot %s, the newest that this host knows of in %s, is gone, and not removed from here: "
-            "then there were %d snapshots, now %d",
-            seen.newest,
-            seen.url,
-            seen.snapshots,
-            len(listed),
-            extra={"hint": "Find out whether somebody removed it, or the repository was set back to an earlier state."},
+        self._events.warn(
+            f"snapshot {seen.newest}, the newest that this host knows of in {found.url}, is gone, and was not removed "
+            f"from here: there were {seen.snapshots} snapshots then, there are {len(listed)} now",
+            hint="Find out whether somebody removed it, or the repository was set back to an earlier state.",
         )
 
-    def remember(self, repository: Repository, listed: Collection[str]) -> None:
+    def remember(self, found: Found, listed: Collection[str]) -> None:
         """Note what is there now. Where that cannot be written it is a warning: the backup itself is safe."""
-        url = repository.storage.url
-        self._write(Seen(url, repository.id.hex(), repository.config_mac.hex(), max(listed, default=""), len(listed)))
+        newest = max(listed, default="")
+        self._write(Seen(found.place, found.repository, found.config_mac, newest, len(listed)), found.url)
 
-    def note_removed(self, repository: Repository, removed: Collection[str]) -> None:
+    def note_removed(self, found: Found, removed: Collection[str]) -> None:
         """Note that this host has forgotten snapshots: when the newest is among them, its absence is no surprise."""
-        seen = self.seen(repository.storage.url)
-        if seen is not None and _same(seen, repository) and seen.newest in removed:
-            self._write(dataclasses.replace(seen, newest="", snapshots=max(0, seen.snapshots - len(removed))))
+        seen = self.seen(found)
+        if seen is not None and seen.is_of(found) and seen.newest in removed:
+            left = max(0, seen.snapshots - len(removed))
+            self._write(dataclasses.replace(seen, newest="", snapshots=left), found.url)
 
-    def _write(self, seen: Seen) -> None:
+    def _write(self, seen: Seen, url: str) -> None:
         try:
-            replace(self.path(seen.url), json.dumps(asdict(seen), indent=1) + "\n")
+            replace(self.path(seen.place), json.dumps(asdict(seen), indent=1) + "\n")
         except DrkitError as error:
-            log.warning(
-                "%s: this host will not notice when another repository takes the place of %s",
-                error.message,
-                seen.url,
-                extra={"hint": "Run as root, or name a writable directory in DRKIT_STATE_DIR."},
+            self._events.warn(
+                f"{error.message}: this host will not notice when another repository takes the place of {url}",
+                hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
             )
-
-
-def _same(seen: Seen, repository: Repository) -> bool:
-    return (seen.repository, seen.config_mac) == (repository.id.hex(), repository.config_mac.hex())

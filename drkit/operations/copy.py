@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from drkit.access.access import Access, open_access
+from drkit.access.access import Access
+from drkit.access.opening import open_access
 from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, IntegrityError, PartialFailure
+from drkit.events import LOGGED, Events, Warned
+from drkit.operations.context import Context
+from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror
 from drkit.repository.mirror.transfer import Transfer
 from drkit.repository.repository import Repository
 from drkit.storage import keep_reserve
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class NotCopied:
 
 
 @dataclass
-class Copies:
+class CopyResult:
     """What a run of copy did. `bytes` counts what was sent, also for snapshots that failed."""
 
     url: str
@@ -43,6 +44,7 @@ class Copies:
     """Snapshots that the mirror has."""
     failed: list[NotCopied] = field(default_factory=list)
     bytes: int = 0
+    warnings: list[Warned] = field(default_factory=list)
 
     @property
     def error(self) -> PartialFailure | None:
@@ -56,23 +58,22 @@ class Copies:
         )
 
 
-def copy(
-    source: Repository,
-    access: Access,
-    references: Sequence[str] = (),
-    *,
-    host: str,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Copies:
-    """Copy the named snapshots, or all, that the mirror at `access` does not have, the newest first.
+def copy(context: Context, references: Sequence[str] = (), *, to: str | None = None) -> CopyResult:
+    """Copy the named snapshots, or all, that the mirror (at `to`, else the policy's) does not have, the newest first.
 
     A damaged snapshot, or one that needs a damaged pack, fails; the others are copied, and each is committed as soon as
-    it is whole. Raises UsageError for a place that is no mirror of `source`, whatever the storages raise, and
+    it is whole. Raises UsageError for a place that is not a mirror of the repository, whatever the storages raise, and
     RepositoryLocked when a prune of the mirror fenced us: what was copied before stays.
     """
-    mirror = open_mirror(source, open_access(access, cached=True))
-    done = copy_into(source, mirror, references, host=host, progress=progress)
+    return _copy(context, context.mirror(to), references)
+
+
+def _copy(context: Context, place: Access, references: Sequence[str] = ()) -> CopyResult:
+    source = context.repository
+    mirror = open_mirror(source, open_access(place, cached=True, events=context.events))
+    done = copy_into(source, mirror, references, host=context.host, events=context.events)
     keep_reserve(mirror.storage)
+    done.warnings = context.warnings
     return done
 
 
@@ -82,18 +83,18 @@ def copy_into(
     references: Sequence[str] = (),
     *,
     host: str,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Copies:
+    events: Events = LOGGED,
+) -> CopyResult:
     """As `copy`, into a mirror that is open."""
     snapshots, damaged = readable_snapshots(source)
     there = {snapshot.original for snapshot in readable_snapshots(mirror)[0]}
-    done = Copies(mirror.storage.url)
+    done = CopyResult(mirror.storage.url)
     if references:
         chosen = {each.id: each for each in (by_id(snapshots, reference, damaged) for reference in references)}
         snapshots = [snapshot for snapshot in snapshots if snapshot.id in chosen]
     else:
         done.failed = [NotCopied(error.object_name.removeprefix(SNAPSHOT_PREFIX), error.message) for error in damaged]
-    transfer = Transfer(source, mirror, host=host, progress=progress)
+    transfer = Transfer(source, mirror, host=host, events=events)
     planned = []
     for snapshot in reversed(snapshots):
         if snapshot.original in there:
@@ -118,44 +119,38 @@ def copy_into(
             there.add(snapshot.original)
             done.copied.append(CopiedSnapshot(snapshot.id, record.id, transfer.bytes_sent - before))
     for damage in transfer.damage.values():
-        log.warning("%s: what it lists was sent again; run drkit check on the mirror", damage.message)
+        events.warn(f"{damage.message}: what it lists was sent again", hint="Run drkit check on the mirror.")
     done.bytes = transfer.bytes_sent
     return done
 
 
 @dataclass
-class Mirrored:
-    """What became of the copies after a backup. `status` is `ok`, `partial` or `failed`."""
+class MirrorResult:
+    """What became of the copies after a backup. `copies` is None where copying failed as a whole."""
 
     url: str
-    status: str = "ok"
+    status: Status = Status.OK
     error: str | None = None
     hint: str | None = None
-    copies: Copies | None = None
+    copies: CopyResult | None = None
+
+    def error_of(self, snapshot: Snapshot) -> PartialFailure | None:
+        """The error that a backup's exit code tells of its mirror."""
+        if self.status == Status.OK:
+            return None
+        return PartialFailure(
+            f"snapshot {snapshot.id} is safe in the repository, but the mirror {self.url} is behind: {self.error}",
+            hint=self.hint or "Run drkit copy.",
+        )
 
 
-def mirror_backup(
-    open_source: Callable[[], Repository],
-    access: Access,
-    *,
-    host: str,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Mirrored:
-    """Copy to the mirror what it lacks. Whatever fails is in the result: the backup itself is good."""
+def copy_to_mirror(context: Context) -> MirrorResult:
+    """Copy to the policy's mirror what it lacks. Whatever fails is in the result: the backup itself is good."""
+    place = context.mirror()
     try:
-        copies = copy(open_source(), access, host=host, progress=progress)
+        copies = _copy(context, place)
     except DrkitError as error:
-        return Mirrored(access.url, "failed", error.message, error.hint)
+        return MirrorResult(place.url, Status.FAILED, error.message, error.hint)
     if (partial := copies.error) is not None:
-        return Mirrored(access.url, "partial", partial.message, partial.hint, copies)
-    return Mirrored(access.url, copies=copies)
-
-
-def mirror_error(mirrored: Mirrored, snapshot: Snapshot) -> PartialFailure | None:
-    """The error that a backup's exit code tells of its mirror."""
-    if mirrored.status == "ok":
-        return None
-    return PartialFailure(
-        f"snapshot {snapshot.id} is safe in the repository, but the mirror {mirrored.url} is behind: {mirrored.error}",
-        hint=mirrored.hint or "Run drkit copy.",
-    )
+        return MirrorResult(place.url, Status.PARTIAL, partial.message, partial.hint, copies)
+    return MirrorResult(place.url, copies=copies)

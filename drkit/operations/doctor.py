@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 
-from drkit.access.access import Access, open_access, open_repository, read_recipients
+from drkit.access.access import Access
 from drkit.access.identities import key_file_problem
+from drkit.access.opening import open_access, read_recipients
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, StorageUnavailable, reason
-from drkit.policy import Policy
+from drkit.events import Warned
+from drkit.operations.context import Context
 from drkit.storage import LOCK_HINT, Storage, is_s3, local_path, permission_problem
 from drkit.storage.probe import Capabilities, probe
 
@@ -21,32 +24,58 @@ SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
 
 
+class Verdict(StrEnum):
+    """What one look showed, from good to bad."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class Finding:
-    """What one look showed. `status` is ok, warning or failed; a failure has the exit code of its error."""
+    """What one look showed. A failure has the exit code of its error."""
 
     check: str
-    status: str
+    status: Verdict
     detail: str
     hint: str | None = None
     exit_code: int = 0
 
 
-def diagnose(policy: Policy | None, access: Access, engine: Callable[[], Engine], *, now: datetime) -> list[Finding]:
+@dataclass
+class Diagnosis:
+    """All findings, in the order in which things were looked at."""
+
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[Warned] = field(default_factory=list)
+
+    @property
+    def status(self) -> Verdict:
+        order = list(Verdict)
+        return max((finding.status for finding in self.findings), key=order.index, default=Verdict.OK)
+
+    @property
+    def exit_code(self) -> int:
+        """The highest of the failures: damage comes before an engine that is down, and so on. 0 without a failure."""
+        return max((finding.exit_code for finding in self.findings), default=0)
+
+
+def diagnose(context: Context) -> Diagnosis:
     """Look at keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image."""
-    return [
-        *_tried("keys", lambda: _keys(access)),
-        *_tried("storage", lambda: _storage(access, now)),
-        *_tried("repository", lambda: _repository(access)),
-        *_tried("engine", lambda: _engine(engine())),
-        *_tried("helper", lambda: _helper(engine(), policy.helper.image if policy else "auto")),
-    ]
-
-
-def worst(findings: list[Finding]) -> Finding | None:
-    """The failure with the highest exit code, None without one: damage before an engine that is down, and so on."""
-    failures = [finding for finding in findings if finding.status == "failed"]
-    return max(failures, key=lambda finding: finding.exit_code, default=None)
+    access = context.access
+    policy = context.policy
+    found: list[Capabilities] = []
+    return Diagnosis(
+        [
+            *_tried("keys", lambda: _keys(access)),
+            *_tried("storage", lambda: _storage(context, found)),
+            *_tried("repository", lambda: _repository(context, found)),
+            *_tried("engine", lambda: _engine(context.engine)),
+            *_tried("helper", lambda: _helper(context.engine, policy.helper.image if policy else "auto")),
+        ],
+        context.warnings,
+    )
 
 
 def _tried(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -57,15 +86,15 @@ def _tried(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findin
 
 
 def _ok(check: str, detail: str) -> Finding:
-    return Finding(check, "ok", detail)
+    return Finding(check, Verdict.OK, detail)
 
 
 def _warning(check: str, detail: str, hint: str) -> Finding:
-    return Finding(check, "warning", detail, hint)
+    return Finding(check, Verdict.WARNING, detail, hint)
 
 
 def _failed(check: str, error: DrkitError) -> Finding:
-    return Finding(check, "failed", error.message, error.hint, error.exit_code)
+    return Finding(check, Verdict.FAILED, error.message, error.hint, error.exit_code)
 
 
 def _keys(access: Access) -> Iterator[Finding]:
@@ -88,14 +117,16 @@ def _unreadable(path: Path) -> str | None:
     return None
 
 
-def _storage(access: Access, now: datetime) -> Iterator[Finding]:
-    storage = open_access(access)
-    found = probe(storage)
-    yield from _capabilities(storage, found)
+def _storage(context: Context, found: list[Capabilities]) -> Iterator[Finding]:
+    """Try the storage out, and pass on in `found` what it can do."""
+    access = context.access
+    storage = open_access(access, events=context.events)
+    found.append(probe(storage))
+    yield from _capabilities(storage, found[0])
     problem = None if is_s3(access.url) else permission_problem(local_path(access.url))
     if problem:
         yield _warning("storage", problem, "Let drkit's user own the directory, with mode 0700.")
-    yield from _clock(storage, now)
+    yield from _clock(storage, context.now)
 
 
 def _capabilities(storage: Storage, found: Capabilities) -> Iterator[Finding]:
@@ -144,16 +175,17 @@ def _clock(storage: Storage, now: datetime) -> Iterator[Finding]:
         yield _warning("clock", detail, "Set this host's clock (`timedatectl`).")
 
 
-def _repository(access: Access) -> Iterator[Finding]:
-    repository = open_repository(access)
+def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding]:
+    repository = context.repository
     snapshots = sum(1 for _ in repository.storage.list("snapshots/"))
     mode = "one writer at a time" if repository.single_writer else "many writers"
     yield _ok("repository", f"{repository.id.hex()} opens: {snapshots} snapshots, {mode}")
     if repository.damage:
         raise repository.damage[0]
-    if not repository.single_writer and (reason := probe(repository.storage).unsafe):
+    unsafe = found[0].unsafe if found else None
+    if unsafe and not repository.single_writer:
         raise StorageUnavailable(
-            f"the repository takes many writers, but its store does not: {reason}",
+            f"the repository takes many writers, but its store does not: {unsafe}",
             hint="Let one drkit at a time work on it, and move it with a copy to a repository made here.",
         )
 
@@ -169,6 +201,6 @@ def _helper(engine: Engine, image: str) -> Iterator[Finding]:
     lost = [name for name, kept in found.checks.items() if not kept]
     yield _ok("helper", f"{helper.tar} from {helper.source}, over {found.transport}")
     if helper.full and not found.complete:
-        raise DrkitError(f"the helper does not keep {', '.join(lost)}", hint="Build it anew: drkit helper build.")
+        raise DrkitError(f"the helper does not keep {', '.join(lost)}", hint="Build it again: drkit helper build.")
     if lost:
         yield _warning("helper", f"does not keep: {', '.join(lost)}", "See `drkit helper probe`.")

@@ -2,19 +2,72 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from drkit.errors import IntegrityError
+from drkit.catalog.find import Scope, find_target
+from drkit.errors import DrkitError, IntegrityError, UsageError, reason
+from drkit.events import Warned
+from drkit.operations.context import Context
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import Selected, selected_members
 from drkit.pipeline.stream import MemberStream, iterator_readinto
-from drkit.repository.format.snapshot import Target
+from drkit.repository.format.kinds import Kind
+from drkit.repository.format.snapshot import Snapshot, Target
 from drkit.repository.holders.custody import require_identity
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 
+Buffer = bytes | memoryview
 
-def export(repository: Repository, target: Target, write: Callable[[bytes | memoryview], object]) -> tuple[int, int]:
+
+@dataclass(frozen=True)
+class ExportResult:
+    """`output` is the file that was written, None for a stream of the caller's."""
+
+    snapshot: Snapshot
+    files: int
+    bytes: int
+    output: Path | None
+    warnings: list[Warned] = field(default_factory=list)
+
+
+def export(
+    context: Context, reference: str, kind: Kind, name: str, scope: Scope, output: Path | Callable[[Buffer], object]
+) -> ExportResult:
+    """Write a target as a plain tar, to a file or piece by piece to a function.
+
+    A file is written beside its name and renamed: one of that name is whole. An existing one is never overwritten.
+    """
+    snapshot, target = find_target(context.repository, reference, kind, name, scope)
+    if isinstance(output, Path):
+        files, size = _write_file(context.repository, target, output)
+    else:
+        files, size = write_tar(context.repository, target, output)
+    context.warn_of_damage()
+    return ExportResult(snapshot, files, size, output if isinstance(output, Path) else None, context.warnings)
+
+
+def _write_file(repository: Repository, target: Target, path: Path) -> tuple[int, int]:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    if path.exists():
+        raise UsageError(f"{path} exists", hint="Remove it, or name another file.")
+    try:
+        with unfinished.open("wb") as file:
+            counts = write_tar(repository, target, file.write)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    except OSError as error:
+        raise DrkitError(f"cannot write {path}: {reason(error)}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return counts
+
+
+def write_tar(repository: Repository, target: Target, write: Callable[[Buffer], object]) -> tuple[int, int]:
     """Write a target's tar stream; return members and bytes. Every member is compared with its digest on its way out.
 
     Raises IntegrityError after the stream when a member was wrong: what was written must then not be used.

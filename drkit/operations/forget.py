@@ -7,19 +7,32 @@ from dataclasses import dataclass, field
 
 from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, RetentionRefused, StorageFull
+from drkit.events import Warned
+from drkit.operations.context import Context, found_at
+from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.repository import Repository
 from drkit.storage import keep_reserve, released_reserve
 
 
 @dataclass
-class Forgotten:
+class ForgetResult:
     snapshots: list[str] = field(default_factory=list)
     left: int = 0
     """Snapshots that are still there."""
+    warnings: list[Warned] = field(default_factory=list)
 
 
-def forget(repository: Repository, references: Sequence[str], *, yes_really: bool = False) -> Forgotten:
+def forget(context: Context, references: Sequence[str], *, yes_really: bool = False) -> ForgetResult:
+    """Remove these records, and remember on this host that they went on purpose. Raises what `forget_snapshots` raises."""
+    repository = context.repository
+    done = forget_snapshots(repository, references, yes_really=yes_really)
+    context.state.seen.note_removed(found_at(context.access, repository), done.snapshots)
+    done.warnings = context.warnings
+    return done
+
+
+def forget_snapshots(repository: Repository, references: Sequence[str], *, yes_really: bool = False) -> ForgetResult:
     """Remove these records; all of them may go, or none does. Their data stays until the next prune.
 
     Raises RetentionRefused, unless `yes_really`, for a snapshot that is the newest to hold some target as `ok`, and for
@@ -30,7 +43,7 @@ def forget(repository: Repository, references: Sequence[str], *, yes_really: boo
     chosen = list(dict.fromkeys(name if name in broken else by_id(snapshots, name, damaged).id for name in references))
     if not yes_really:
         _refuse(snapshots, chosen, broken)
-    done = Forgotten(left=len(snapshots) + len(damaged))
+    done = ForgetResult(left=len(snapshots) + len(damaged))
     for run_id in chosen:
         try:
             repository.storage.delete(SNAPSHOT_PREFIX + run_id)
@@ -55,7 +68,7 @@ def _refuse(snapshots: list[Snapshot], chosen: list[str], broken: set[str]) -> N
         (snapshot.host, snapshot.policy, target.kind, target.name): snapshot.id
         for snapshot in snapshots  # oldest first
         for target in snapshot.targets
-        if target.status == "ok"
+        if target.status == Status.OK
     }
     for (host, _, kind, name), run_id in newest.items():
         if run_id in chosen:

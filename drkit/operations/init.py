@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from drkit.access.access import Access, open_access, read_recipients, same_place
-from drkit.access.identities import AskPassphrase, read_identities
+from drkit.access.access import Access
+from drkit.access.identities import read_identities
+from drkit.access.opening import open_access, read_recipients
+from drkit.access.passphrases import wanted_passphrase
 from drkit.errors import AccessDenied, StorageUnavailable, UsageError
+from drkit.events import Events, Warned
 from drkit.host.private_file import write_new
-from drkit.report.recovery_kit import Kit, make_kit
+from drkit.operations.context import Context, found_at
+from drkit.report.recovery_kit import Kit, kit_html, make_kit
 from drkit.repository.keys.identity import Identity, check_recipient, generate_identity
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import put_escrow
@@ -22,7 +25,7 @@ from drkit.storage.probe import Capabilities, probe
 
 
 @dataclass(frozen=True)
-class Initialized:
+class InitResult:
     """What init made. `second_home`: the identity is not on this host alone."""
 
     repository_id: str
@@ -34,36 +37,41 @@ class Initialized:
     second_home: bool
     kit: Kit
     capabilities: Capabilities
+    warnings: list[Warned] = field(default_factory=list)
 
 
 def init(
-    access: Access,
+    context: Context,
     *,
-    now: datetime,
     escrow: Sequence[str] = (),
-    passphrase: str | None = None,
-    ask: AskPassphrase | None = None,
-) -> Initialized:
+    passphrase_file: Path | None = None,
+    kit_file: Path | None = None,
+) -> InitResult:
     """Create the repository and, where the policy names files that are not there, an identity and a recipients file.
 
-    `escrow`: public keys of further key holders. `passphrase`: stores the identity under it in the repository.
-    Existing files are used and never overwritten. What the store can do is tried out before anything is made: where two
-    writers at once are not safe, the repository takes one at a time. Raises ObjectExists for a repository that exists,
-    StorageUnavailable for a store that cannot hold one.
+    `escrow`: public keys of further key holders. The identity is stored in the repository too, under the passphrase in
+    `passphrase_file`, or one that somebody at the terminal gives; whoever names another key holder is not asked.
+    `kit_file`: where the recovery kit is written as HTML. Existing files are used and never overwritten. What the store
+    can do is tried out before anything is made: where two writers at once are not safe, the repository takes one at a
+    time. Raises ObjectExists for a repository that exists, StorageUnavailable for a store that cannot hold one.
     """
+    if kit_file is not None and kit_file.exists():
+        raise UsageError(f"{kit_file} exists, and is not overwritten", hint="Name another file for the recovery kit.")
+    passphrase = _passphrase(context, passphrase_file, escrow)
+    access, now = context.access, context.now
     if access.identity is None or access.recipients_file is None:
         raise UsageError(
             "init needs a place for the keys", hint="Set repository.identity_file and recipients_file in the policy."
         )
     for recipient in escrow:
         check_recipient(recipient, source="escrow recipient")
-    storage, capabilities = _new_place(access)
+    storage, capabilities = _new_place(access, context.events)
     new_file = access.identity_file if access.identity_file and not access.identity_file.exists() else None
-    identities = [generate_identity()] if new_file else read_identities(access.identity, ask)
+    identities = [generate_identity()] if new_file else read_identities(access.identity, context.ask)
     recipients = _recipients(access.recipients_file, identities, escrow)
     identity = next(identity for identity in identities if identity.recipient in recipients)
     if new_file:
-        write_new(new_file, identity_text(identity, now))
+        write_new(new_file, identity.file_text(now))
     if not access.recipients_file.exists():
         write_new(access.recipients_file, "".join(f"{recipient}\n" for recipient in recipients), 0o644)
     repository = Repository.create(
@@ -72,45 +80,74 @@ def init(
     keep_reserve(storage)
     if passphrase is not None:
         put_escrow(storage, repository.objects, identity, passphrase)
-    return Initialized(
+    _tell_capabilities(storage.url, capabilities, context.events)
+    second_home = passphrase is not None or len(recipients) > 1
+    if not second_home:
+        context.events.warn(
+            f"the identity is in one place alone: if {access.identity_file or 'it'} is lost, so is every backup",
+            hint="Copy it to a safe place, or add a second one: drkit key add, or drkit key passphrase.",
+        )
+    kit = make_kit(repository, access, now=now)
+    if kit_file is not None:
+        write_new(kit_file, kit_html(kit))
+    return InitResult(
         repository_id=repository.id.hex(),
         url=storage.url,
         identity_file=access.identity_file,
         identity_created=new_file is not None,
         recipients_file=access.recipients_file,
         recipients=recipients,
-        second_home=passphrase is not None or len(recipients) > 1,
-        kit=make_kit(repository, access, now=now),
+        second_home=second_home,
+        kit=kit,
         capabilities=capabilities,
+        warnings=context.warnings,
     )
 
 
 @dataclass(frozen=True)
-class MirrorMade:
+class InitMirrorResult:
     """`holders` open the mirror, as they open the repository at `source`."""
 
     repository: Repository
     source: str
     holders: list[Holder]
     capabilities: Capabilities
+    warnings: list[Warned] = field(default_factory=list)
 
 
-def init_mirror(access: Access, source: Repository, *, now: datetime) -> MirrorMade:
-    """Create a mirror of `source`: the same id and meta key, open to the same holders. Raises what init raises."""
-    if same_place(access.url, source.storage.url):
+def _passphrase(context: Context, file: Path | None, escrow: Sequence[str]) -> str | None:
+    if file is None and (context.asker is None or escrow):
+        return None
+    if file is None:
+        context.events.note("The identity that opens the backups should not be on this host alone.")
+    question = "Passphrase to keep it in the repository as well"
+    return wanted_passphrase(file, question, context.asker, events=context.events)
+
+
+def init_mirror(context: Context, source_url: str) -> InitMirrorResult:
+    """Create a mirror of the repository at `source_url`: the same id and meta key, open to the same holders.
+
+    This host remembers it: where it takes the place of one that was lost, we put it there. Raises what init raises.
+    """
+    access = context.new_mirror(source_url)
+    source = context.repository_at(source_url)
+    if access.place == context.access_to(source_url).place:
         raise UsageError(
             f"{access.url} cannot be the mirror of itself",
             hint="Name the new place: drkit init --repository PLACE --mirror-of URL.",
         )
-    storage, capabilities = _new_place(access)
-    holders = create_mirror(source, storage, now=now, single_writer=capabilities.unsafe is not None)
+    storage, capabilities = _new_place(access, context.events)
+    holders = create_mirror(source, storage, now=context.now, single_writer=capabilities.unsafe is not None)
     keep_reserve(storage)
-    return MirrorMade(open_mirror(source, storage), source.storage.url, holders, capabilities)
+    mirror = open_mirror(source, storage)
+    _tell_capabilities(storage.url, capabilities, context.events)
+    context.state.seen.remember(found_at(access, mirror), ())
+    return InitMirrorResult(mirror, source.storage.url, holders, capabilities, context.warnings)
 
 
-def _new_place(access: Access) -> tuple[Storage, Capabilities]:
+def _new_place(access: Access, events: Events) -> tuple[Storage, Capabilities]:
     """Open a place where no repository is yet, and find out whether one can be kept there."""
-    storage = open_access(access, create=True)
+    storage = open_access(access, create=True, events=events)
     require_no_repository(storage)
     capabilities = probe(storage)
     if capabilities.unusable:
@@ -121,6 +158,17 @@ def _new_place(access: Access) -> tuple[Storage, Capabilities]:
             else "Name another place; drkit doctor shows what this one can do.",
         )
     return storage, capabilities
+
+
+def _tell_capabilities(url: str, capabilities: Capabilities, events: Events) -> None:
+    for remark in capabilities.notes:
+        events.note(remark)
+    if capabilities.unsafe:
+        events.warn(
+            f"{url} takes one writer at a time, since {capabilities.unsafe}: a backup or prune refuses to start while "
+            "another one works, from whatever host",
+            hint="Schedule hosts that share it at different times, or give each host a repository of its own.",
+        )
 
 
 def _recipients(path: Path, identities: Sequence[Identity], escrow: Sequence[str]) -> list[str]:
@@ -140,10 +188,3 @@ def _recipients(path: Path, identities: Sequence[Identity], escrow: Sequence[str
             f"{path} exists and does not name {absent[0]}", hint="Add it to the file on a line of its own."
         )
     return recipients
-
-
-def identity_text(identity: Identity, now: datetime) -> str:
-    """What an identity file holds."""
-    return f"# drkit identity, made {now:%Y-%m-%d}: opens the backups. Keep a copy away from this host.\n" + (
-        f"# public key: {identity.recipient}\n{identity.secret_text()}\n"
-    )

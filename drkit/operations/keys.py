@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from drkit import __version__
-from drkit.access.access import Access
-from drkit.access.identities import AskPassphrase, IdentitySource, read_identities
+from drkit.access.identities import IdentitySource, read_identities
+from drkit.access.opening import open_access, read_recipients
+from drkit.access.passphrases import existing_passphrase, new_passphrase, warn_if_exposed
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
+from drkit.events import Warned
 from drkit.host.private_file import write_new
+from drkit.operations.context import Context
+from drkit.report.recovery_kit import kit_html, kit_text, make_kit
 from drkit.repository.holders.custody import (
     Custody,
     ListedWrap,
     grant,
     is_whole,
     read_custody,
+    replace_escrow,
     require_identity,
     revoke,
 )
@@ -28,9 +33,7 @@ from drkit.repository.keys.labels import MAX_NAME, Holder, is_name
 from drkit.repository.keys.wraps import format_meta_key, open_escrow
 from drkit.repository.proofs import Proof, add_proof, read_proofs
 from drkit.repository.repository import Repository
-from drkit.storage import open_storage
-
-log = logging.getLogger(__name__)
+from drkit.storage import Storage
 
 KEY_PROOF = "key"
 
@@ -59,6 +62,12 @@ class KeyList:
     unlabelled: int
     escrows: list[ListedWrap]
     damaged_proofs: list[IntegrityError]
+    warnings: list[Warned] = field(default_factory=list)
+
+    @property
+    def error(self) -> DrkitError | None:
+        """The error that the exit code tells: a proof that cannot be read proves nothing."""
+        return next(iter(self.damaged_proofs), None)
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class Changed:
     removed: int
     keys: int
     recipients: list[str]
+    warnings: list[Warned] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,149 @@ class Proven:
     proof: Proof
 
 
-def list_keys(repository: Repository) -> KeyList:
+def list_keys(context: Context) -> KeyList:
+    """Say who opens how many of the keys, by the wraps that are listed; `prove` tries them."""
+    found = key_list(context.repository)
+    if found.unlabelled:
+        context.events.note("drkit key rewrap gives every wrap a name, and keeps those that recipients_file lists")
+    return replace(found, warnings=context.warnings)
+
+
+def add(context: Context, recipient: str, name: str = "") -> Changed:
+    """Let one more recipient open everything. A rerun finishes one that was cut short."""
+    changed = add_recipient(context.repository, recipient, name)
+    path = context.access.recipients_file
+    if path is not None and path.exists() and recipient not in read_recipients(path):
+        context.events.warn(
+            f"{path} does not name {recipient}: it does not open what later backups add",
+            hint=f"Add it there: echo {recipient} >> {path}.",
+        )
+    return replace(changed, warnings=context.warnings)
+
+
+def remove(context: Context, reference: str) -> Changed:
+    """Delete the wraps of one recipient, named by public key or by name. This revokes nothing that was copied before.
+
+    Raises DrkitError, and changes nothing, when the identity at hand would no longer open every key.
+    """
+    changed = remove_recipient(context.repository, reference)
+    [removed] = changed.recipients
+    path = context.access.recipients_file
+    if path is not None and path.exists() and removed in read_recipients(path):
+        context.events.warn(
+            f"{path} still names {removed}: it opens what later backups add", hint="Delete its line there."
+        )
+    context.events.warn(
+        "this does not revoke: whoever copied the repository, or a key from it, still opens what was stored until now",
+        hint="If that must not be, make a new repository with new keys, and delete this one and its copies.",
+    )
+    return replace(changed, warnings=context.warnings)
+
+
+def rewrap(context: Context) -> Changed:
+    """Make the repository's recipients those of the policy's recipients_file, as a backup will use them."""
+    recipients = read_recipients(context.required_policy.repository.recipients_file)
+    return replace(rewrap_keys(context.repository, recipients), warnings=context.warnings)
+
+
+def write_host_key(context: Context, path: Path) -> None:
+    """Write the meta key file of a write-only host. Raises DrkitError for a file that exists."""
+    repository = context.repository
+    write_new(path, format_meta_key(repository.meta.meta_key, repository.id))
+
+
+@dataclass(frozen=True)
+class ProveResult:
+    proven: list[Proven]
+    warnings: list[Warned] = field(default_factory=list)
+
+
+def prove(context: Context, identity: Path) -> ProveResult:
+    """Prove that the identity in a file, brought from elsewhere, opens every key; see `prove_identities`.
+
+    The policy's passphrase is that of the host's own identity: for this one, $DRKIT_PASSPHRASE_FILE or the terminal is
+    asked.
+    """
+    passphrase_file = os.environ.get("DRKIT_PASSPHRASE_FILE")
+    source = IdentitySource(identity, passphrase_file=Path(passphrase_file) if passphrase_file else None)
+    warn_if_exposed([identity], context.events)
+    host = context.host if context.policy else ""
+    storage = open_access(context.access, events=context.events)
+    proven = prove_identities(
+        storage,
+        read_identities(source, context.ask),
+        elsewhere=not _same_file(identity, context.access.identity_file),
+        now=context.now,
+        host=host,
+    )
+    if any(not each.elsewhere for each in proven):
+        context.events.warn(
+            f"{identity} is the host's own identity_file: this proves nothing about a copy elsewhere",
+            hint="Prove the copy in the safe: drkit key prove --identity FILE.",
+        )
+    return ProveResult(proven, context.warnings)
+
+
+def kit(context: Context, *, html: bool, file: Path | None = None) -> str:
+    """Make the recovery kit, as text or HTML, and write it to `file` (0600) where one is named. Raises DrkitError for
+    a file that exists.
+    """
+    made = make_kit(context.repository, context.access, now=context.now)
+    page = kit_html(made) if html else kit_text(made)
+    if file is not None:
+        write_new(file, page)
+        context.events.note(f"wrote the recovery kit to {file}")
+    return page
+
+
+def unlock(context: Context, file: Path, passphrase_file: Path | None = None) -> Identity:
+    """Write to `file` (0600) the identity that the repository keeps under a passphrase, and return it. Needs no key.
+
+    Raises UsageError for a file that exists.
+    """
+    if file.exists():
+        raise UsageError(f"{file} exists, and is not overwritten", hint="Name another file.")
+    access = context.access
+    passphrase = existing_passphrase(
+        passphrase_file, f"the identity in {access.url}", context.asker, events=context.events
+    )
+    storage = open_access(access, events=context.events)
+    identity = open_escrow(storage, passphrase)
+    try:
+        Repository.open(storage, [identity])
+    except AccessDenied as error:
+        context.events.warn(f"the identity under this passphrase is not, or no longer, a recipient: {error.message}")
+    write_new(file, identity.file_text(context.now))
+    return identity
+
+
+@dataclass(frozen=True)
+class PassphraseResult:
+    """`left`: copies of an identity that an earlier version stored, of which nobody knows whose they are."""
+
+    recipient: str
+    left: list[ListedWrap]
+    warnings: list[Warned] = field(default_factory=list)
+
+
+def passphrase(context: Context, file: Path | None = None) -> PassphraseResult:
+    """Keep the identity in the repository under a passphrase, or under a new one."""
+    if file is None and context.asker is None:
+        raise UsageError("there is no terminal to ask for the passphrase", hint="Give --passphrase-file FILE.")
+    repository = context.repository
+    left = replace_escrow(repository, new_passphrase(file, "New passphrase", context.asker, events=context.events))
+    for wrap in left:
+        context.events.warn(
+            f"{wrap.key} was stored by an earlier version: whose identity it is, and whether it opens with an old "
+            "passphrase, is not known"
+        )
+    return PassphraseResult(repository.identities[0].recipient, left, context.warnings)
+
+
+# --- on a repository that is open
+
+
+def key_list(repository: Repository) -> KeyList:
     """Say who opens how many of the keys, by the wraps that are listed; `prove` tries them."""
     custody = read_custody(repository)
     proven: dict[str, Proof] = {}
@@ -142,7 +294,7 @@ def _find(custody: Custody, reference: str) -> Holder:
     raise DrkitError(f"{reference} is no recipient of this repository", hint="See drkit key list.")
 
 
-def rewrap(repository: Repository, recipients: Sequence[str]) -> Changed:
+def rewrap_keys(repository: Repository, recipients: Sequence[str]) -> Changed:
     """Make the repository's recipients those given, as a backup will use them: first new wraps, then old ones go.
 
     Idempotent, and finished by a rerun. Raises DrkitError, and changes nothing, unless an identity at hand is among the
@@ -166,40 +318,16 @@ def rewrap(repository: Repository, recipients: Sequence[str]) -> Changed:
     return Changed(made, removed, len(read_custody(repository).purposes), list(recipients))
 
 
-def recipient_differences(repository: Repository, recipients: Sequence[str]) -> list[str]:
-    """Say how recipients_file and the repository disagree; wraps without a label count for nobody and everybody."""
-    custody = read_custody(repository, meta_key_alone=True)
-    opens = {holder.recipient for holder in custody.holders()}
-    unknown = bool(custody.unlabelled)
-    differences = [
-        f"recipients_file names {recipient}, which does not open the earlier backups"
-        for recipient in recipients
-        if recipient not in opens and not unknown
-    ]
-    return differences + [
-        f"{recipient} opens the earlier backups, and recipients_file does not name it"
-        for recipient in sorted(opens - set(recipients))
-    ]
-
-
-def write_host_key(repository: Repository, path: Path) -> None:
-    """Write the meta key file of a write-only host. Raises DrkitError for a file that exists."""
-    write_new(path, format_meta_key(repository.meta.meta_key, repository.id))
-
-
-def prove(
-    access: Access, source: IdentitySource, ask: AskPassphrase | None, *, now: datetime, host: str
+def prove_identities(
+    storage: Storage, identities: Sequence[Identity], *, elsewhere: bool, now: datetime, host: str
 ) -> list[Proven]:
-    """Open every key, and a piece of data under each, with one identity alone; then record it as a proof.
+    """Open every key, and a piece of data under each, with each identity alone; then record it as a proof.
 
-    A source may hold identities of other repositories too: each that is for this one is proven. What lies at the
-    policy's own identity_file proves nothing about a copy elsewhere, and the proof says so. Raises AccessDenied or
-    IntegrityError, and records nothing of an identity, for anything that it does not open.
+    Identities of other repositories are passed over; one must be for this repository. What lies at the policy's own
+    identity_file proves nothing about a copy `elsewhere`, and the proof says so. Raises AccessDenied or IntegrityError,
+    and records nothing of an identity, for anything that it does not open.
     """
-    storage = open_storage(access.url)
-    identities = read_identities(source, ask)
-    Repository.open(storage, identities)  # at least one of them is for this repository, or this tells why not
-    elsewhere = not _same_file(source.file, access.identity_file)
+    Repository.open(storage, identities)  # at least one of them is for this repository, or this says why not
     proven = []
     for identity in identities:
         try:
@@ -217,13 +345,3 @@ def _same_file(one: Path | None, other: Path | None) -> bool:
     if one is None or other is None or not other.exists():
         return False
     return one.samefile(other)
-
-
-def unlock(access: Access, passphrase: str) -> Identity:
-    """Return the identity that the repository keeps under this passphrase. Needs no key."""
-    identity = open_escrow(open_storage(access.url), passphrase)
-    try:
-        Repository.open(open_storage(access.url), [identity])
-    except AccessDenied as error:
-        log.warning("the identity under this passphrase is not, or no longer, a recipient: %s", error.message)
-    return identity

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from drkit.catalog import retention
 from drkit.catalog.find import readable_snapshots
 from drkit.catalog.kept import still_kept
-from drkit.errors import StorageFull
+from drkit.errors import DrkitError, StorageFull
+from drkit.events import LOGGED, Events, Warned
+from drkit.operations.context import Context, found_at
 from drkit.policy import Policy
 from drkit.repository.format.names import new_run_id
 from drkit.repository.format.sealing import random_bytes
@@ -20,25 +21,67 @@ from drkit.repository.prune.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
 from drkit.storage import keep_reserve, released_reserve
 
-MAX_REPACK = 4 << 30
-"""Bytes of chunks that one prune moves unless told otherwise: some minutes on a slow disk."""
-
 
 @dataclass
-class Pruned:
+class PruneResult:
     """What would be done, and what was; `done` is None for a plan."""
 
     retention: retention.Plan
     others: int
     """Snapshots of other hosts and policies, which the rules do not touch."""
-    condemned: PrunePlan
+    plan: PrunePlan
     done: Done | None = None
     locks_renewed: int = 0
     disk_full: bool = False
     """Nothing was moved, only whole packs were dropped, because there was no space to move into."""
+    warnings: list[Warned] = field(default_factory=list)
+
+    @property
+    def error(self) -> DrkitError | None:
+        """The error that the exit code tells: what was found damaged on the way."""
+        return next(iter(self.done.damaged), None) if self.done else None
 
 
 def prune(
+    context: Context,
+    options: Options,
+    *,
+    host: str | None = None,
+    dry_run: bool = False,
+) -> PruneResult:
+    """Apply the policy's retention to the snapshots of `host` (this one by default), then reclaim space.
+
+    This host remembers what it forgot. Raises what `prune_repository` raises.
+    """
+    repository = context.repository
+    pruned = prune_repository(
+        repository,
+        context.policy,
+        host or context.host,
+        options,
+        now=context.now,
+        dry_run=dry_run,
+        events=context.events,
+    )
+    if pruned.done is not None:
+        context.state.seen.note_removed(found_at(context.access, repository), pruned.done.forgotten)
+        _warn(pruned, pruned.done, context.events)
+    pruned.warnings = context.warnings
+    return pruned
+
+
+def _warn(pruned: PruneResult, done: Done, events: Events) -> None:
+    if pruned.disk_full:
+        events.warn("the disk was full: only whole packs were dropped", hint="Run drkit prune again.")
+    if done.denied:
+        objects = f"{len(done.denied)} object{'' if len(done.denied) == 1 else 's'}"
+        events.warn(
+            f"the storage refused to delete {objects}, {done.denied[0]} among them",
+            hint="Run drkit prune again once its retention lock has ended.",
+        )
+
+
+def prune_repository(
     repository: Repository,
     policy: Policy | None,
     host: str,
@@ -47,9 +90,8 @@ def prune(
     now: datetime,
     dry_run: bool = False,
     clock: Clock | None = None,
-    say: Callable[[str], None] = lambda message: None,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Pruned:
+    events: Events = LOGGED,
+) -> PruneResult:
     """Apply the policy's retention to the snapshots of this host and policy, all else stays; then reclaim space.
 
     Without a policy, or one without retention, nothing is forgotten. A full disk is pruned without moving anything,
@@ -57,19 +99,19 @@ def prune(
     """
     chosen = _Choice(policy, host, now)
     if dry_run:
-        condemned = plan_prune(repository, chosen, options.max_repack)
-        return Pruned(chosen.plan, chosen.others, condemned)
+        planned = plan_prune(repository, chosen, options.max_repack)
+        return PruneResult(chosen.plan, chosen.others, planned)
 
-    def run(options: Options) -> Pruned:
+    def run(options: Options) -> PruneResult:
         run_id = new_run_id(now, random_bytes(4))
-        made = Prune(repository, run_id, chosen, options, host=host, clock=clock, say=say, progress=progress)
+        made = Prune(repository, run_id, chosen, options, host=host, clock=clock, events=events)
         done = made.run()
-        return Pruned(chosen.plan, chosen.others, made.plan, done)
+        return PruneResult(chosen.plan, chosen.others, made.plan, done)
 
     try:
         pruned = run(options)
     except StorageFull:
-        say("the disk is full: dropping whole packs only")
+        events.note("the disk is full: dropping whole packs only")
         with released_reserve(repository.storage):
             pruned = run(Options(0, options.yes_really, options.grace))
         pruned.disk_full = True
@@ -81,7 +123,7 @@ def prune(
 
 
 class _Choice:
-    """Retention as a prune asks for it; keeps the plan, with its reasons, for who wants to know."""
+    """Retention as a prune asks for it; keeps the plan, with its reasons, for the result."""
 
     def __init__(self, policy: Policy | None, host: str, now: datetime) -> None:
         self._policy, self._host, self._now = policy, host, now

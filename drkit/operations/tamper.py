@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from drkit.access.access import Access, open_access
+from drkit.access.opening import open_access
+from drkit.errors import DrkitError
+from drkit.operations.context import Context
 from drkit.storage import LOCK_HINT, attack, is_s3
 from drkit.storage.s3.tamper import Attempt
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TamperResult:
     """`reason` and `hint` say why it would not survive, and the cure."""
 
     survives: bool
@@ -20,12 +22,20 @@ class Verdict:
     left: list[str] = field(default_factory=list)
     """Scratch objects that could not be removed."""
 
+    @property
+    def error(self) -> DrkitError | None:
+        """The error that the exit code tells: None where the repository would survive."""
+        if self.survives:
+            return None
+        return DrkitError(f"a stolen host would cost the backups: {self.reason}", hint=self.hint)
 
-def try_tampering(access: Access) -> Verdict:
+
+def try_tampering(context: Context) -> TamperResult:
     """Attack scratch objects with the host's own credentials. Nothing of the repository itself is touched."""
-    storage = open_access(access)
+    access = context.access
+    storage = open_access(access, events=context.events)
     if not is_s3(access.url):
-        return Verdict(
+        return TamperResult(
             False,
             f"{storage.url} is a directory: whoever has taken this host can delete all that is in it",
             "Keep the repository in a bucket with object lock, or a second one that this host cannot write to.",
@@ -33,9 +43,9 @@ def try_tampering(access: Access) -> Verdict:
     attempts, left = attack(storage)
     lost = [attempt.what for attempt in attempts if not attempt.survived]
     if not lost:
-        return Verdict(True, attempts=attempts, left=left)
+        return TamperResult(True, attempts=attempts, left=left)
     reason = f"with this host's credentials a thief can {lost[0]}"
-    return Verdict(False, reason, _cure(storage.locks, lost), attempts, left)
+    return TamperResult(False, reason, _cure(storage.locks, lost), attempts, left)
 
 
 def _cure(locks: bool, lost: list[str]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
+from drkit.catalog.find import find_snapshot
 from drkit.errors import CaptureFailed, IntegrityError, ObjectNotFound
+from drkit.operations.context import Context
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import Selected
 from drkit.pipeline.stream import MemberStream, Progress, iterator_readinto, watched
@@ -153,3 +157,18 @@ def _digests(
         raise IntegrityError(
             f"a tree's members do not make up a tar stream: {error.message}", hint="Run drkit check."
         ) from None
+
+
+def verify(
+    context: Context, reference: str | None = None, *, percent: float | None = None, seed: str | None = None
+) -> Report:
+    """Read back one snapshot, all of them, or `percent` of the packs, chosen by `seed`, or by chance without one."""
+    repository = context.uncached_repository
+    if percent is not None:
+        seed = seed or secrets.token_hex(4)
+        context.events.note(f"reading about {percent:g}% of the packs, seed {seed}")
+        report = verify_subset(repository, percent, seed, context.events)
+    else:
+        chosen = [find_snapshot(repository, reference)] if reference else None
+        report = verify_repository(repository, chosen, context.events)
+    return replace(report, seed=seed, warnings=context.warnings)

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.events import Warned
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.commit.session import get_session
-from drkit.repository.format.names import display_path
+from drkit.repository.format.names import LOCKED_PREFIXES, display_path
 from drkit.repository.format.packs import check_pack_bytes, pack_id_or_none, pack_key, read_directory
 from drkit.repository.format.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member
 from drkit.repository.index import ATTEMPTS, Index, get_raw_index, index_keys, read_all, stored_packs
 from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap
-from drkit.repository.locks import LOCKED_PREFIXES
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
@@ -58,9 +58,24 @@ class Report:
         """Return the finding about an object, made on first sight: the first problem of an object is the one told."""
         return self.findings.setdefault(object_name, Damage(object_name, problem))
 
+    seed: str | None = None
+    """What chooses the same packs again, where only some were read."""
+    warnings: list[Warned] = field(default_factory=list)
+
     @property
     def ok(self) -> bool:
         return not self.findings
+
+    @property
+    def error(self) -> IntegrityError | None:
+        """The error that the exit code tells: None where nothing is damaged."""
+        if self.ok:
+            return None
+        count = len(self.findings)
+        return IntegrityError(
+            f"damaged or missing: {count} object{'' if count == 1 else 's'}",
+            hint="Restore them from a copy of the repository, or move them away: drkit backup then stores them again.",
+        )
 
 
 @dataclass(frozen=True)

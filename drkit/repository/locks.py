@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Set
 
 from drkit.repository.commit.marks import read_marks
+from drkit.repository.format.names import LOCKED_PREFIXES
 from drkit.repository.format.packs import PACK_PREFIX, pack_key
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX
 from drkit.repository.index import INDEX_PREFIX, get_raw_index, read_all
 from drkit.repository.keys.wraps import data_key_labels, data_key_wraps
-from drkit.repository.proofs import PROOF_PREFIX
-from drkit.repository.repository import CONFIG, Repository
-
-LOCKED_PREFIXES = (CONFIG, "keys/", PACK_PREFIX, INDEX_PREFIX, SNAPSHOT_PREFIX, PROOF_PREFIX)
-"""Sessions and marks pass, and are deleted by every run."""
+from drkit.repository.repository import Repository
 
 
 def renew_locks(repository: Repository, kept: Set[str]) -> int:

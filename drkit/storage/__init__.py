@@ -31,6 +31,7 @@ __all__ = [
     "open_storage",
     "parse_s3_url",
     "permission_problem",
+    "place",
     "released_reserve",
     "validate_key",
 ]
@@ -70,6 +71,13 @@ def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None
             f"{url} is a directory, which keeps no versions: it cannot be read as it was", hint="Leave out --as-of."
         )
     return open_directory(local_path(url), create=create)
+
+
+def place(url: str, s3: S3Settings | None = None) -> str:
+    if is_s3(url):
+        bucket, prefix = parse_s3_url(url)
+        return f"{(s3.endpoint if s3 else None) or 's3'} {bucket}/{prefix}"
+    return str(local_path(url))
 
 
 def is_s3(url: str) -> bool:

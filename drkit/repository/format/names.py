@@ -1,8 +1,11 @@
-"""Names: of runs, and of files as they may be shown."""
+"""Names: of objects, of runs, and of files as they may be shown."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+LOCKED_PREFIXES = ("config", "keys/", "packs/", "index/", "snapshots/", "proofs/")
+"""What object lock protects: all that a snapshot needs. Every run deletes its sessions and marks again."""
 
 
 def new_run_id(now: datetime, random: bytes) -> str:

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import cache
 from typing import Any
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
 from drkit.repository.format.digest import DIGEST_SIZE
+from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
 
@@ -19,21 +19,6 @@ SNAPSHOT_PREFIX = "snapshots/"
 FENCED = "fenced"
 """The field that makes a record a tombstone: its run was fenced by a prune and can no longer commit."""
 NAMES_KEPT = 1000
-
-
-class Kind(StrEnum):
-    """What a target is. A record may hold other kinds, which a newer drkit wrote: they are kept, listed and copied."""
-
-    VOLUME = "volume"
-    IMAGE = "image"
-
-
-class Status(StrEnum):
-    """What became of a target, or of a whole run: `partial`: it is there, and not as whole as it should be."""
-
-    OK = "ok"
-    PARTIAL = "partial"
-    FAILED = "failed"
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import pyrage
 
@@ -40,6 +41,13 @@ class Identity:
     def secret_text(self) -> str:
         """The `AGE-SECRET-KEY-1…` line: for the identity file and nothing else."""
         return str(self._key)
+
+    def file_text(self, now: datetime) -> str:
+        """What an identity file holds."""
+        return (
+            f"# drkit identity, made {now:%Y-%m-%d}: opens the backups. Keep a copy away from this host.\n"
+            f"# public key: {self.recipient}\n{self.secret_text()}\n"
+        )
 
     def unwrap(self, wrapped: bytes) -> bytes | None:
         """Return the plaintext of an age file, or None when it is not for this identity."""

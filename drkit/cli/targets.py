@@ -1,0 +1,21 @@
+"""The options that name a target of a snapshot, one for each kind."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drkit.errors import UsageError
+from drkit.repository.format.kinds import Kind
+
+VolumeName = Annotated[str | None, typer.Option("--volume", help="The volume as the snapshot names it.")]
+ImageRef = Annotated[str | None, typer.Option("--image", help="The image as the snapshot names it.")]
+
+
+def named_target(verb: str, volume: str | None, image: str | None) -> tuple[Kind, str]:
+    """Return the one target that was named. Raises UsageError for none, and for two."""
+    named = [(kind, name) for kind, name in ((Kind.VOLUME, volume), (Kind.IMAGE, image)) if name is not None]
+    if len(named) != 1:
+        raise UsageError(f"{verb} needs a volume or an image", hint="Give --volume NAME or --image REF.")
+    return named[0]

@@ -1,0 +1,46 @@
+"""Values of options that are more than text. Each raises UsageError naming the option."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from drkit.errors import UsageError
+from drkit.policy import durations, sizes
+
+
+def moment(text: str | None, option: str) -> datetime | None:
+    """A time; UTC where it names no zone. None for None."""
+    if text is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a valid time", hint="Write it like 2026-11-25T03:00:00Z.") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def size(text: str, option: str) -> int:
+    """Bytes."""
+    try:
+        return sizes.parse_size(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a valid size", hint=f"Write {sizes.EXPECTED}.") from None
+
+
+def seconds(text: str | None, option: str) -> float:
+    """A duration in seconds, 0 for None."""
+    try:
+        return durations.parse_duration(text).total_seconds() if text else 0.0
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a valid duration", hint=f"Write {durations.EXPECTED}.") from None
+
+
+def percent(text: str, option: str) -> float:
+    """More than 0, at most 100; the sign is optional."""
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 100:
+        raise UsageError(f"{option} {text}: not a valid percentage", hint="Write one like 5%.")
+    return number

@@ -1,0 +1,1 @@
+"""One verb a module: its options, one call of an operation, and how the result is shown."""

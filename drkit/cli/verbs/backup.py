@@ -1,0 +1,118 @@
+"""`drkit backup`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drkit.cli import output
+from drkit.cli.options import verb
+from drkit.cli.run import Run
+from drkit.operations.backup import BackupResult, plan_backup
+from drkit.operations.backup import backup as run_backup
+from drkit.repository.format.kinds import Status
+
+if TYPE_CHECKING:
+    from drkit.operations.copy import MirrorResult
+    from drkit.repository.format.snapshot import Snapshot
+
+
+@verb()
+def backup(
+    run: Run,
+    target: Annotated[list[str], typer.Option("--target", help="Only this target of the policy; repeatable.")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be captured, and stop.")] = False,
+    accept_repository: Annotated[
+        str | None,
+        typer.Option(
+            "--accept-repository", metavar="ID", help="Back up into this repository although another was there before."
+        ),
+    ] = None,
+) -> None:
+    """Capture the policy's targets into one new snapshot.
+
+    Where the policy has a mirror, it then gets what it lacks.
+    """
+    if dry_run:
+        planned = plan_backup(run.context, target)
+        if run.json:
+            output.print_json({"targets": [asdict(entry) for entry in planned]})
+        else:
+            rows = [(entry.kind, entry.name, entry.problem or "would be captured") for entry in planned]
+            output.print_table(("KIND", "TARGET", "PLAN"), rows)
+        return
+    with run.watching() as context:
+        result = run_backup(context, target, accept_repository=accept_repository)
+    if run.json:
+        output.print_json(_document(result))
+    elif run.talks:
+        _print(result)
+    run.end(*result.errors)
+
+
+def _document(result: BackupResult) -> dict[str, Any]:
+    record = result.snapshot
+    targets = []
+    for target in record.targets:
+        fields = asdict(target)
+        for name in ("tree", "source", "encoding", "started"):
+            del fields[name]
+        for name in ("torn", "vanished", "skipped"):
+            listing = fields.pop(name)
+            fields[name], fields[f"{name}_count"] = listing["names"], listing["count"]
+        targets.append(fields)
+    document = {
+        "snapshot": None if record.status == Status.FAILED else record.id,
+        "status": record.status,
+        "time": record.time,
+        "targets": targets,
+        "locks_renewed": result.locks_renewed,
+    }
+    return document | ({"mirror": _mirror_document(result.mirror)} if result.mirror else {})
+
+
+def _mirror_document(mirror: MirrorResult) -> dict[str, Any]:
+    from drkit.cli.verbs.copy import document  # deferred: only where there is a mirror
+
+    copies = document(mirror.copies) if mirror.copies else {}
+    return copies | {"status": mirror.status, "url": mirror.url, "error": mirror.error}
+
+
+def _print(result: BackupResult) -> None:
+    record = result.snapshot
+    rows = [
+        (
+            target.kind,
+            target.name,
+            target.status,
+            str(target.files),
+            output.size_text(target.bytes),
+            output.size_text(target.bytes_read),
+            output.size_text(target.bytes_stored),
+            f"{target.seconds:.1f} s",
+        )
+        for target in record.targets
+    ]
+    header = ("KIND", "TARGET", "STATUS", "FILES", "SIZE", "READ", "STORED", "TIME")
+    output.print_table(header, rows, right=frozenset(range(3, 8)))
+    _print_remarks(record)
+    if record.status != Status.FAILED:
+        output.print_line(f"snapshot {record.id} {record.status}")
+    if result.locks_renewed:
+        output.print_line(f"renewed the locks of {output.counted(result.locks_renewed, 'object')}")
+    if result.mirror and result.mirror.copies:
+        copied = output.counted(len(result.mirror.copies.copied), "snapshot")
+        output.print_line(f"copied {copied} to {result.mirror.url}")
+
+
+def _print_remarks(record: Snapshot) -> None:
+    for target in record.targets:
+        for what, listing in (("torn", target.torn), ("vanished", target.vanished), ("skipped socket", target.skipped)):
+            for name in listing.names[:10]:
+                output.print_line(f"{what}: {target.name}: {name}")
+            if listing.count > 10:
+                output.print_line(f"{what}: {target.name}: {listing.count - 10} more")
+        if target.reduced:
+            output.print_line(f"reduced fidelity: {target.name}: without {'; '.join(target.lost)}")

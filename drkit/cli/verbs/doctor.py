@@ -1,0 +1,62 @@
+"""`drkit doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from drkit.cli import output
+from drkit.cli.options import verb
+from drkit.cli.run import Run
+from drkit.operations.doctor import Verdict, diagnose
+from drkit.operations.tamper import try_tampering
+
+
+@verb()
+def doctor(
+    run: Run,
+    tamper: Annotated[
+        bool,
+        typer.Option(
+            "--tamper",
+            help="Instead: try with this host's credentials to delete and to write over scratch objects, and say "
+            "whether the repository would survive a thief of the host.",
+        ),
+    ] = False,
+) -> None:
+    """Try whether everything can work.
+
+    Keys, storage, clock, repository, engine and helper are each tried: one run shows all that is wrong.
+    """
+    if tamper:
+        _tamper(run)
+        return
+    diagnosis = diagnose(run.context)
+    if run.json:
+        findings = [asdict(finding) for finding in diagnosis.findings]
+        output.print_json({"status": diagnosis.status, "findings": findings})
+    else:
+        for finding in diagnosis.findings:
+            if run.quiet and finding.status == Verdict.OK:
+                continue
+            output.print_line(f"{finding.status:<8} {finding.check:<11} {finding.detail}")
+            if finding.hint:
+                output.print_line(f"{'':<8} {'':<11} hint: {finding.hint}")
+    if diagnosis.exit_code:
+        run.exit(diagnosis.exit_code)
+
+
+def _tamper(run: Run) -> None:
+    result = try_tampering(run.context)
+    if run.json:
+        output.print_json({"status": "ok" if result.survives else "failed", **asdict(result)})
+    elif run.talks:
+        for attempt in result.attempts:
+            output.print_line(f"{'survived' if attempt.survived else 'LOST':<8} {attempt.what}: {attempt.answer}")
+        if result.survives:
+            output.print_line("the repository would survive a thief of this host: what is stored stays readable")
+    if result.left:
+        output.warn(f"{len(result.left)} scratch objects stay, {result.left[0]} among them")
+    run.end(result.error)

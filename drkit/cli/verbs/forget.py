@@ -1,0 +1,31 @@
+"""`drkit forget`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drkit.cli import output
+from drkit.cli.options import YesReally, verb
+from drkit.cli.run import Run
+from drkit.operations.forget import forget as forget_snapshots
+
+
+@verb()
+def forget(
+    run: Run,
+    snapshot: Annotated[list[str], typer.Argument(metavar="SNAPSHOT...", help="Snapshot ids, or parts of them.")],
+    yes_really: YesReally = False,
+) -> None:
+    """Remove snapshots by hand.
+
+    What only they hold is lost; its space comes back with the next prune.
+    """
+    done = forget_snapshots(run.context, snapshot, yes_really=yes_really)
+    if run.json:
+        output.print_json({"status": "ok", "forgotten": done.snapshots, "snapshots_left": done.left})
+    elif run.talks:
+        for run_id in done.snapshots:
+            output.print_line(f"forgot snapshot {run_id}")
+        output.print_line(f"left: {output.counted(done.left, 'snapshot')}; drkit prune gives back the space")

@@ -1,0 +1,103 @@
+"""`drkit init`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drkit.cli import output
+from drkit.cli.options import verb
+from drkit.cli.run import Run
+from drkit.errors import UsageError
+from drkit.operations.init import init as create
+from drkit.operations.init import init_mirror
+from drkit.report.recovery_kit import kit_text
+
+
+@verb()
+def init(
+    run: Run,
+    escrow_recipient: Annotated[
+        list[str],
+        typer.Option("--escrow-recipient", metavar="age1...", help="Public key of a further key holder; repeatable."),
+    ] = [],  # noqa: B006
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file", help="Keep the identity in the repository, under the passphrase in this file."
+        ),
+    ] = None,
+    kit: Annotated[
+        Path | None,
+        typer.Option("--kit", metavar="FILE.html", help="Write the recovery kit to this file too, to be printed."),
+    ] = None,
+    mirror_of: Annotated[
+        str | None,
+        typer.Option(
+            "--mirror-of", metavar="URL", help="Make an empty mirror of the repository there, for drkit copy to fill."
+        ),
+    ] = None,
+) -> None:
+    """Create the repository; print the recovery kit.
+
+    Where the policy names an identity file that is not there, a new identity is made.
+    """
+    if mirror_of is not None:
+        if escrow_recipient or passphrase_file is not None or kit is not None:
+            raise UsageError(
+                "a mirror has the keys of its repository: --mirror-of stands alone",
+                hint="Run drkit key add, drkit key passphrase or drkit key kit on the repository before.",
+            )
+        _mirror(run, mirror_of)
+        return
+    if run.json:
+        run.context.asker = None  # whoever wants a document gives files
+    made = create(run.context, escrow=escrow_recipient, passphrase_file=passphrase_file, kit_file=kit)
+    if run.json:
+        output.print_json(
+            {
+                "repository": made.repository_id,
+                "url": made.url,
+                "identity_file": str(made.identity_file) if made.identity_file else None,
+                "identity_created": made.identity_created,
+                "recipients_file": str(made.recipients_file),
+                "recipients": made.recipients,
+                "second_home": made.second_home,
+                "recovery_kit": kit_text(made.kit),
+                "kit_file": str(kit) if kit else None,
+                "writers": "single" if made.capabilities.unsafe else "many",
+                "capabilities": asdict(made.capabilities),
+            }
+        )
+        return
+    output.print_line(f"created repository {made.repository_id} at {made.url}")
+    if kit is not None:
+        output.print_line(f"wrote the recovery kit to {kit}")
+    if made.identity_created:
+        output.print_line(f"created identity {made.identity_file} (mode 0600)")
+    output.print_line("")
+    output.print_line(kit_text(made.kit).rstrip())
+
+
+def _mirror(run: Run, source: str) -> None:
+    made = init_mirror(run.context, source)
+    url, repository = made.repository.storage.url, made.repository.id.hex()
+    if run.json:
+        output.print_json(
+            {
+                "repository": repository,
+                "url": url,
+                "mirror_of": made.source,
+                "recipients": [holder.recipient for holder in made.holders],
+                "writers": "single" if made.capabilities.unsafe else "many",
+                "capabilities": asdict(made.capabilities),
+            }
+        )
+        return
+    output.print_line(f"created mirror of repository {repository} at {url}")
+    for holder in made.holders:
+        output.print_line(f"opened by {holder.recipient}" + (f" ({holder.name})" if holder.name else ""))
+    output.print_line("it is empty: drkit copy fills it")

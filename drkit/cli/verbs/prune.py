@@ -1,0 +1,128 @@
+"""`drkit prune`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from drkit.catalog.retention import Decision
+from drkit.cli import output
+from drkit.cli.options import YesReally, verb
+from drkit.cli.run import Run
+from drkit.cli.values import seconds, size
+from drkit.operations.prune import PruneResult
+from drkit.operations.prune import prune as run_prune
+from drkit.repository.prune.prune import Options
+
+
+@verb()
+def prune(
+    run: Run,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go and why, and stop.")] = False,
+    yes_really: YesReally = False,
+    max_repack: Annotated[
+        str, typer.Option("--max-repack", metavar="SIZE", help="Move at most so much data out of packs that go.")
+    ] = "4G",
+    grace: Annotated[
+        str | None,
+        typer.Option("--grace", metavar="DURATION", help="Wait before deleting, for a store whose listings lag."),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option("--host", help="Apply retention to the snapshots of this host. Default: this one."),
+    ] = None,
+) -> None:
+    """Apply retention, then give back the space nobody needs."""
+    options = Options(size(max_repack, "--max-repack"), yes_really, seconds(grace, "--grace"))
+    with run.watching() as context:
+        pruned = run_prune(context, options, host=host, dry_run=dry_run)
+    if run.json:
+        output.print_json(_document(pruned))
+    elif run.talks:
+        _print(pruned)
+    run.end(*(pruned.done.damaged if pruned.done else ()))
+
+
+def _document(pruned: PruneResult) -> dict[str, Any]:
+    plan = pruned.plan
+    document: dict[str, Any] = {
+        "status": "planned" if pruned.done is None else "damaged" if pruned.done.damaged else "ok",
+        "keep": [_decision(decision) for decision in pruned.retention.keep],
+        "forget": [_decision(decision) for decision in pruned.retention.forget],
+        "future": [_decision(decision) for decision in pruned.retention.future],
+        "other_snapshots": pruned.others,
+        "bytes_stored": plan.bytes_stored,
+        "bytes_to_free": plan.bytes_freed,
+        "bytes_to_move": plan.bytes_moved,
+        "packs": {
+            name: {"count": len(packs), "bytes": sum(plan.survey.stored[pack] for pack in packs)}
+            for name, packs in (
+                ("dead", plan.dead),
+                ("moving", plan.moving),
+                ("postponed", plan.postponed),
+                ("debris", plan.debris),
+            )
+        },
+        "keys_to_delete": len(plan.wraps),
+    }
+    done = pruned.done
+    if done is not None:
+        document |= {
+            "forgotten": done.forgotten,
+            "packs_deleted": done.packs_deleted,
+            "bytes_deleted": done.bytes_deleted,
+            "packs_stored": done.packs_stored,
+            "bytes_moved": done.bytes_stored,
+            "keys_deleted": done.keys_deleted,
+            "fenced": done.fenced,
+            "spared": len(done.spared),
+            "denied": done.denied,
+            "disk_full": pruned.disk_full,
+            "locks_renewed": pruned.locks_renewed,
+            "errors": [{"object": error.object_name, "problem": error.message} for error in done.damaged],
+        }
+    return document
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    return {"snapshot": decision.snapshot, "reasons": decision.reasons}
+
+
+def _print(pruned: PruneResult) -> None:
+    plan, done = pruned.plan, pruned.done
+    decisions = [
+        (decision.snapshot, what, "; ".join(decision.reasons))
+        for what, listed in (
+            ("keep", pruned.retention.keep),
+            ("forget", pruned.retention.forget),
+            ("future", pruned.retention.future),
+        )
+        for decision in listed
+    ]
+    output.print_table(("SNAPSHOT", "PLAN", "WHY"), sorted(decisions))
+    if pruned.others:
+        output.print_line(f"other hosts and policies: {output.counted(pruned.others, 'snapshot')}, untouched")
+    size = output.size_text
+    stored = plan.survey.stored
+    for what, packs in (
+        ("of which nothing is needed", plan.dead),
+        ("of runs that were cut short", plan.debris),
+        ("mostly unneeded, what is needed moves", plan.moving),
+        ("mostly unneeded, left for the next prune", plan.postponed),
+    ):
+        if packs:
+            output.print_line(
+                f"{output.counted(len(packs), 'pack')} {what}: {size(sum(stored[pack] for pack in packs))}"
+            )
+    if done is None:
+        output.print_line(f"would give back {size(plan.bytes_freed)} of {size(plan.bytes_stored)}")
+        return
+    freed = size(max(0, done.bytes_deleted - done.bytes_stored))
+    output.print_line(
+        f"forgot {output.counted(len(done.forgotten), 'snapshot')}, "
+        f"deleted {output.counted(done.packs_deleted, 'pack')}, "
+        f"moved {size(done.bytes_stored)}, gave back {freed} of {size(plan.bytes_stored)}"
+    )
+    if pruned.locks_renewed:
+        output.print_line(f"renewed the locks of {output.counted(pruned.locks_renewed, 'object')}")

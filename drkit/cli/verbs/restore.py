@@ -1,0 +1,100 @@
+"""`drkit restore`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from drkit.cli import output
+from drkit.cli.options import At, FromPolicy, Host, SnapshotArgument, verb
+from drkit.cli.run import Run
+from drkit.cli.targets import ImageRef, VolumeName, named_target
+from drkit.cli.values import moment
+from drkit.errors import UsageError
+from drkit.operations.restore import restore as restore_target
+from drkit.operations.scope import scope_of
+from drkit.repository.format.kinds import Kind
+from drkit.targets.base import Restored, RestoreOptions, RestorePlan
+
+
+@verb(as_of=True)
+def restore(
+    run: Run,
+    snapshot: SnapshotArgument,
+    volume: VolumeName = None,
+    image: ImageRef = None,
+    to_volume: Annotated[
+        str | None, typer.Option("--to-volume", help="Name of the new volume; default: the original name.")
+    ] = None,
+    path: Annotated[
+        list[str], typer.Option("--path", metavar="GLOB", help="Only these paths, in gitignore syntax; repeatable.")
+    ] = [],  # noqa: B006
+    at: At = None,
+    host: Host = None,
+    from_policy: FromPolicy = None,
+    same_device: Annotated[
+        bool,
+        typer.Option(
+            "--same-device",
+            help="Reuse options that name a device, bind path or share: this writes INTO the original's data.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
+) -> None:
+    """Bring back a volume, some of its paths, or an image.
+
+    Success is said only after what was restored was verified.
+    """
+    kind, name = named_target("restore", volume, image)
+    if kind == Kind.IMAGE and (to_volume or path or same_device):
+        raise UsageError("an image is restored whole", hint="Leave out --to-volume, --path and --same-device.")
+    run.context.connect_ahead()
+    scope = scope_of(run.context, host, from_policy, moment(at, "--at"))
+    options = RestoreOptions(to_volume, tuple(path), same_device)
+    with run.watching() as context:
+        result = restore_target(context, snapshot, kind, name, scope, options, dry_run=dry_run)
+    if result.restored is None:
+        _print_plan(run, kind, result.plan)
+    else:
+        _print_restored(run, kind, result.plan.snapshot.id, result.restored)
+
+
+def _print_plan(run: Run, kind: Kind, plan: RestorePlan) -> None:
+    if run.json:
+        output.print_json(
+            {
+                "snapshot": plan.snapshot.id,
+                "time": plan.snapshot.time,
+                kind: plan.name,
+                "files": plan.files,
+                "notes": list(plan.notes),
+                **plan.details,
+            }
+        )
+        return
+    files = output.counted(plan.files, "file")
+    output.print_line(f"would restore {files} of snapshot {plan.snapshot.id} ({plan.snapshot.time})")
+    driver = f" (driver {plan.details['driver']})" if "driver" in plan.details else ""
+    output.print_line(f"into the new {kind} {plan.name}{driver}")
+
+
+def _print_restored(run: Run, kind: Kind, snapshot: str, restored: Restored) -> None:
+    if run.json:
+        document: dict[str, Any] = {
+            "snapshot": snapshot,
+            "status": "ok",
+            kind: restored.name,
+            "files": restored.files,
+            "bytes": restored.bytes,
+            "seconds": restored.seconds,
+            "phases": restored.phases,
+            "verified": True,
+        }
+        output.print_json(document)
+    elif run.talks:
+        phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in restored.phases.items())
+        output.print_line(
+            f"restored {kind} {restored.name} from snapshot {snapshot}: {output.counted(restored.files, 'file')}, "
+            f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), verified"
+        )

@@ -1,0 +1,66 @@
+"""One holder a container: two policies, a backup and a drill never stop or pause the same container at once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from drkit.errors import DrkitError, UsageError, reason
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+_MAX_NOTE = 4096
+
+
+class ContainerLocks:
+    """A file a container, held by `flock`: the kernel lets go of it however its holder ends.
+
+    The files stay: removing one that somebody waits for would let two hold it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @contextmanager
+    def held(self, container_id: str, purpose: str) -> Iterator[None]:
+        """Hold a container for as long as the context lasts. `purpose` is what others are told meanwhile.
+
+        `container_id` is the engine's own, of 64 hex digits: a name can come to mean another container. Raises
+        DrkitError at once, naming the holder, where somebody holds it, and where the file cannot be written.
+        """
+        if not _CONTAINER_ID.fullmatch(container_id):
+            raise UsageError(f"{container_id!a} is not the id of a container", hint="Give all 64 hex digits of it.")
+        path = self._directory / container_id
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise DrkitError(
+                f"cannot write {path}: {reason(error)}",
+                hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
+            ) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DrkitError(
+                    f"container {container_id[:12]} is held by {_holder(descriptor)}",
+                    hint="Wait for its end, then run the same again.",
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "purpose": purpose}).encode()[:_MAX_NOTE], 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Say who holds it. The note is for people alone: who holds it is decided by the lock."""
+    with suppress(ValueError, KeyError, TypeError):
+        note = json.loads(os.pread(descriptor, _MAX_NOTE, 0))
+        return f"process {int(note['pid'])} ({note['purpose']})"
+    return "another drkit"

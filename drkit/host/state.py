@@ -1,0 +1,26 @@
+"""Where this host keeps what must outlive a run, and what is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from drkit.events import LOGGED, Events
+from drkit.host.container_locks import ContainerLocks
+from drkit.host.restore_journal import RestoreJournal
+from drkit.host.seen import SeenRepositories
+
+
+def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return $DRKIT_STATE_DIR, $STATE_DIRECTORY or /var/lib/drkit."""
+    return Path(environ.get("DRKIT_STATE_DIR") or environ.get("STATE_DIRECTORY") or "/var/lib/drkit")
+
+
+class HostState:
+    """All of it. Nothing is read or written before it is used."""
+
+    def __init__(self, directory: Path, events: Events = LOGGED) -> None:
+        self.seen = SeenRepositories(directory / "repositories", events)
+        self.restores = RestoreJournal(directory / "restores")
+        self.containers = ContainerLocks(directory / "containers")

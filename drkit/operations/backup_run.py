@@ -1,0 +1,142 @@
+"""The loop and the commit of a backup."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+
+from drkit import __version__
+from drkit.access.opening import read_recipients
+from drkit.catalog.find import previous_target, readable_snapshots
+from drkit.catalog.kept import still_kept
+from drkit.engine.helper.image import HelperImage, helper_archive
+from drkit.errors import CaptureFailed, DrkitError, RepositoryError
+from drkit.operations.context import Context, found_at
+from drkit.pipeline.capture import can_take_over, capture_stream, take_over
+from drkit.pipeline.stream import iterator_readinto
+from drkit.repository.format.kinds import Kind, Status
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time
+from drkit.repository.holders.custody import recipient_differences
+from drkit.repository.locks import renew_locks
+from drkit.repository.reader import ChunkReader
+from drkit.repository.writer import RunWriter
+from drkit.storage import keep_reserve
+from drkit.targets import KINDS
+from drkit.targets.base import Capturing, Planned, Ready
+from drkit.targets.pipes import capture_of, stored_helper
+
+
+def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tuple[Snapshot, int]:
+    """Capture the targets that are `ready` and commit one snapshot of all that could be captured.
+
+    Returns the record and how many locks were renewed. The record says `failed`, and nothing is stored, where all
+    targets failed. Raises what `backup` raises.
+    """
+    clock = time.monotonic()
+    policy, events = context.required_policy, context.events
+    recipients = read_recipients(policy.repository.recipients_file)
+    host = context.host
+    repository = context.repository
+    found = found_at(context.access, repository)
+    seen = context.state.seen
+    seen.require_same(found, accepted=accept_repository)
+    for difference in recipient_differences(repository, recipients):
+        events.warn(difference, hint="Run drkit key rewrap where the identity is.")
+    keep_reserve(repository.storage)
+    snapshots, damaged = readable_snapshots(repository)
+    listed = [snapshot.id for snapshot in snapshots]
+    listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
+    seen.warn_if_set_back(found, listed)
+    record = Snapshot(
+        ready.run_id,
+        format_time(context.now),
+        host,
+        policy.name,
+        Status.OK,
+        [],
+        policy_text=policy.text,
+        drkit=__version__,
+    )
+    with (
+        RunWriter(repository, ready.run_id, recipients, host=host) as writer,
+        ChunkReader(repository) as reader,
+    ):
+        for error in writer.damage:
+            events.warn(f"{error.message}: what it lists is stored again", hint="Run drkit check.")
+        capturing = Capturing(context.engine, repository, reader, writer, ready, context.now, events)
+        for planned in ready.targets:
+            previous = previous_target(snapshots, host, policy.name, planned.kind, planned.name)
+            record.targets.append(_capture(capturing, planned, previous))
+        record.status = _status_of(record.targets)
+        if record.status != Status.FAILED:
+            if ready.helper is not None:
+                record.helper = _keep_helper(capturing, ready.helper, snapshots)
+            record.finished = format_time(context.now + timedelta(seconds=time.monotonic() - clock))
+            writer.commit(record)
+            listed.append(record.id)
+    seen.remember(found, listed)
+    if record.status == Status.FAILED:
+        return record, 0
+    return record, _renew_locks(context, record, [*snapshots, record])
+
+
+def _status_of(targets: Sequence[Target]) -> Status:
+    failed = sum(target.status == Status.FAILED for target in targets)
+    if failed == len(targets):
+        return Status.FAILED if targets else Status.OK
+    return Status.PARTIAL if failed else Status.OK
+
+
+def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapshot]) -> int:
+    if not context.repository.storage.locks:
+        return 0
+    try:
+        kept = still_kept(snapshots, context.required_policy, record.host, context.now)
+        return renew_locks(context.repository, kept)
+    except DrkitError as error:
+        error.message = f"snapshot {record.id} is stored, but older locks could not be renewed: {error.message}"
+        raise
+
+
+def _capture(capturing: Capturing, planned: Planned, previous: Target | None) -> Target:
+    """Capture one target. What is wrong with it is in the result; what is wrong with the repository raises."""
+    target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
+    clock, stored = time.monotonic(), capturing.writer.bytes_stored
+    try:
+        if planned.problem:
+            raise CaptureFailed(f"{planned.kind} {planned.name}: {planned.problem}")
+        target.started = format_time(min(capturing.now, capturing.engine.time()))
+        KINDS[planned.kind].capture(capturing, planned, target, previous)
+        capturing.writer.flush()
+    except RepositoryError:
+        raise
+    except DrkitError as error:
+        target.status, target.error = Status.FAILED, error.message
+        target.tree, target.files, target.bytes = [], 0, 0
+    target.seconds = round(time.monotonic() - clock, 3)
+    target.bytes_stored = capturing.writer.bytes_stored - stored
+    return target
+
+
+def _keep_helper(capturing: Capturing, helper: HelperImage, snapshots: Sequence[Snapshot]) -> dict[str, object]:
+    """Keep the helper image in the repository: a bare host without a registry restores with it."""
+    about = asdict(helper)
+    for snapshot in reversed(snapshots):
+        stored = stored_helper(snapshot)
+        if snapshot.helper.get("image_id") == helper.image_id and stored.tree:
+            shared = capture_of(capturing, stored)
+            if can_take_over(shared, stored):
+                take_over(shared, stored, stored)
+                return {**about, "tree": stored.tree}
+    stored = Target(Kind.IMAGE, "helper")
+    try:
+        archive = iterator_readinto(helper_archive(capturing.engine, helper))
+        capture_stream(capture_of(capturing, stored), stored, archive)
+    except RepositoryError:
+        raise
+    except DrkitError as error:
+        capturing.events.warn(f"the helper image could not be kept in the snapshot: {error.message}")
+        return about
+    return {**about, "tree": stored.tree}

@@ -1,0 +1,19 @@
+"""`drkit check`: is the structure whole? `verify` proves the content."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from drkit.operations.context import Context
+from drkit.operations.verify import check_packs
+from drkit.repository.check import Report, check_repository
+
+
+def check(context: Context, *, packs: bool = False) -> Report:
+    """Check that keys, index, packs, trees and snapshots agree; opens no data.
+
+    `packs`: read every pack too and compare it with the hash it is named after.
+    """
+    repository = context.uncached_repository
+    report = check_packs(repository, context.events) if packs else check_repository(repository)
+    return replace(report, warnings=context.warnings)

@@ -1,0 +1,208 @@
+"""What an operation works with: the policy, the repository, the engine and this host's state, opened when first used.
+
+The command line and a daemon make one for each run of an operation, and close it afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Self
+
+from drkit.access.access import Access, mirror_access, new_mirror_access, repository_access
+from drkit.access.identities import AskPassphrase
+from drkit.access.passphrases import Asker, warn_if_exposed
+from drkit.errors import DrkitError, UsageError
+from drkit.events import LOGGED, Collected, Events, Warned
+from drkit.host.name import host_id
+from drkit.host.seen import Found
+from drkit.host.state import HostState, state_directory
+from drkit.policy import Policy, find_policies, load_policy
+
+if TYPE_CHECKING:
+    from drkit.engine.client import Engine
+    from drkit.repository.repository import Repository
+
+
+class Context:
+    """One run of one operation. A context manager: what was opened is closed on leaving. Not for several threads."""
+
+    def __init__(
+        self,
+        *,
+        now: datetime,
+        policy: Policy | None = None,
+        policy_file: Path | None = None,
+        url: str | None = None,
+        as_of: datetime | None = None,
+        asker: Asker | None = None,
+        events: Events = LOGGED,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """`policy` is one that is loaded; else `policy_file`, or the only policy of this host, is loaded when needed.
+
+        `now` is the time of the run, aware; `url` names the repository instead of the policy; `as_of` reads the
+        repository as it was then; `asker` is somebody at a terminal, None where there is none.
+        """
+        self.now = now
+        self.asker = asker
+        self.events = Collected(events)
+        self._policy = policy
+        self._policy_file = policy_file
+        self._url = url
+        self._as_of = as_of
+        self._environ = environ
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.close()
+
+    @property
+    def warnings(self) -> list[Warned]:
+        """The warnings of this run until now."""
+        return list(self.events.warnings)
+
+    # --- policy
+
+    @cached_property
+    def policy(self) -> Policy | None:
+        """The policy that was given or is the only one; None on a host without any. Raises UsageError for several."""
+        if self._policy is not None:
+            return self._policy
+        paths = [self._policy_file] if self._policy_file else find_policies(environ=self._environ)
+        if len(paths) > 1:
+            raise UsageError(
+                f"there are {len(paths)} policies: {', '.join(map(str, paths))}", hint="Name one with --policy."
+            )
+        return load_policy(paths[0]) if paths else None
+
+    @property
+    def required_policy(self) -> Policy:
+        if self.policy is None:
+            raise UsageError(
+                "no policy was found", hint="Give --policy FILE; drkit policy example prints one to start from."
+            )
+        return self.policy
+
+    @property
+    def policy_of_access(self) -> Policy | None:
+        """The policy whose keys open the repository.
+
+        With a repository on the command line and a key in the environment none is needed: one that is broken, or that
+        there are several, keeps nobody from a restore.
+        """
+        try:
+            return self.policy
+        except DrkitError:
+            brought = self._environ.get("DRKIT_IDENTITY_FILE") or self._environ.get("DRKIT_IDENTITY_FD")
+            if self._url and not self._policy_file and brought:
+                return None
+            raise
+
+    @property
+    def host(self) -> str:
+        """The name of this host in snapshots, and for others that use the repository to see."""
+        return host_id(self.policy) if self.policy else socket.gethostname()
+
+    @property
+    def named_policy(self) -> str | None:
+        """The name of the policy whose file was named, None where nobody named one."""
+        return self.required_policy.name if self._policy_file is not None else None
+
+    # --- repository
+
+    @cached_property
+    def access(self) -> Access:
+        access = repository_access(self.policy_of_access, url=self._url, environ=self._environ, as_of=self._as_of)
+        warn_if_exposed(access.secret_files(), self.events)
+        return access
+
+    @property
+    def ask(self) -> AskPassphrase | None:
+        return self.asker.passphrase if self.asker else None
+
+    @cached_property
+    def repository(self) -> Repository:
+        return self._open(self.access)
+
+    @cached_property
+    def uncached_repository(self) -> Repository:
+        """Opened without this host's cache, so it shows what the storage really holds."""
+        return self._open(self.access, cached=False)
+
+    def repository_at(self, url: str) -> Repository:
+        """Another repository, opened with the same keys."""
+        return self._open(self.access_to(url))
+
+    def access_to(self, url: str) -> Access:
+        """How to reach another place with the same keys."""
+        return repository_access(self.policy_of_access, url=url, environ=self._environ)
+
+    def _open(self, access: Access, *, cached: bool = True) -> Repository:
+        # Deferred, with all that it loads: 0.1 s, while the engine answers and the first helper starts.
+        from drkit.access.opening import open_repository
+
+        return open_repository(access, self.ask, cached=cached, events=self.events)
+
+    def mirror(self, to: str | None = None) -> Access:
+        """The place that snapshots are copied to: `to`, else the policy's mirror."""
+        return mirror_access(self.policy_of_access, to, environ=self._environ)
+
+    def new_mirror(self, source: str) -> Access:
+        """The place of a new mirror of the repository at `source`."""
+        return new_mirror_access(self.policy_of_access, self._url, source, environ=self._environ)
+
+    def warn_of_damage(self) -> None:
+        """Warn of what was found damaged in the index and could be worked around."""
+        for error in self.repository.damage:
+            self.events.warn(f"worked around damage: {error.message}", hint="Run drkit check.")
+
+    # --- engine
+
+    def connect_ahead(self) -> None:
+        """Begin to connect to the engine while other things load. A failure reaches whoever then asks for `engine`."""
+        _ = self._connecting
+
+    @cached_property
+    def _connecting(self) -> Future[Engine]:
+        connecting: Future[Engine] = Future()
+
+        def connect() -> None:
+            try:
+                # Deferred: 0.2 s, which a verb without an engine saves, and others spend beside loading the policy.
+                from drkit.engine.client import Engine
+
+                engine = Engine.connect(events=self.events)
+                engine.learn()
+                connecting.set_result(engine)
+            except BaseException as error:  # noqa: BLE001  raised again where the engine is asked for
+                connecting.set_exception(error)
+
+        # A daemon thread: an error in the policy does not wait for an engine that does not answer.
+        Thread(target=connect, name="drkit-connect", daemon=True).start()
+        return connecting
+
+    @cached_property
+    def engine(self) -> Engine:
+        return self._closing.enter_context(self._connecting.result())
+
+    # --- this host
+
+    @cached_property
+    def state(self) -> HostState:
+        return HostState(state_directory(self._environ), self.events)
+
+
+def found_at(access: Access, repository: Repository) -> Found:
+    """The repository as this host remembers it."""
+    return Found(access.place, repository.storage.url, repository.id.hex(), repository.config_mac.hex())

@@ -1,0 +1,75 @@
+"""`drkit ls`: the files of a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from drkit.catalog.find import Scope, find_snapshot
+from drkit.errors import DrkitError, UsageError
+from drkit.operations.context import Context
+from drkit.repository.format.names import display_path
+from drkit.repository.format.snapshot import Snapshot, Target
+from drkit.repository.format.tree import Member
+from drkit.repository.reader import ChunkReader
+from drkit.repository.repository import Repository
+
+
+class Listed(NamedTuple):
+    """A member as ls shows it. `mode` is octal text, `mtime` seconds since the epoch as text; paths are escaped."""
+
+    type: str
+    mode: str
+    uid: int
+    gid: int
+    size: int
+    mtime: str
+    path: str
+    link: str
+
+
+@dataclass(frozen=True)
+class LsResult:
+    """`entries` are read from the repository as they are iterated: errors come then."""
+
+    snapshot: Snapshot
+    entries: Iterator[Listed]
+
+
+def ls(context: Context, reference: str, target: str | None, path: str | None, scope: Scope) -> LsResult:
+    """List the members of a target at and below `path`, all without one. The only target need not be named."""
+    record = find_snapshot(context.repository, reference, scope)
+    return LsResult(record, list_members(context.repository, choose_target(record, target), path))
+
+
+def listed(member: Member) -> Listed:
+    kind, mode, uid, gid, size, mtime = member.stat.decode("ascii").split(" ")[:6]
+    link = display_path(member.leader or member.symlink) if member.leader or member.symlink else ""
+    return Listed(kind, mode, int(uid), int(gid), int(size), mtime, display_path(member.path), link)
+
+
+def choose_target(snapshot: Snapshot, name: str | None) -> Target:
+    """Return the named target, or the only one. Raises UsageError naming the choices."""
+    fitting = [target for target in snapshot.targets if target.tree and name in (None, target.name)]
+    if len(fitting) == 1:
+        return fitting[0]
+    choices = ", ".join(target.name for target in snapshot.targets if target.tree)
+    if not fitting:
+        raise DrkitError(f"snapshot {snapshot.id} holds no {name}", hint=f"It holds: {choices}.")
+    raise UsageError(f"snapshot {snapshot.id} holds several targets", hint=f"Name one of: {choices}.")
+
+
+def list_members(repository: Repository, target: Target, path: str | None) -> Iterator[Listed]:
+    """Yield the members at and below `path`, all without one. Raises DrkitError when there is none."""
+    wanted = path.strip("/").encode("utf-8", "surrogateescape") if path and path.strip("/") not in ("", ".") else b""
+    seen = False
+    with ChunkReader(repository) as reader:
+        for member in reader.members(target):
+            if not wanted or member.path == wanted or member.path.startswith(wanted + b"/"):
+                seen = True
+                yield listed(member)
+    if not seen:
+        raise DrkitError(
+            f"{target.kind} {target.name} holds no {path}", hint="See all paths: drkit ls SNAPSHOT TARGET."
+        )

@@ -1,0 +1,39 @@
+"""Between the kinds and the pipeline: captures of one run, and archives as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drkit.pipeline.capture import Capture
+from drkit.pipeline.extract import raw_stream
+from drkit.pipeline.selection import selected_members
+from drkit.repository.format.kinds import Kind
+from drkit.repository.format.snapshot import Snapshot, Target, parse_time
+from drkit.repository.reader import ChunkReader
+from drkit.repository.repository import Repository
+from drkit.targets.base import Capturing
+
+
+def capture_of(capturing: Capturing, target: Target) -> Capture:
+    """What the pipeline is told for one target of a run."""
+    started = parse_time(target.started) if target.started else capturing.now
+    return Capture(
+        capturing.engine,
+        capturing.repository,
+        capturing.reader,
+        capturing.writer,
+        started.timestamp(),
+        lambda count: capturing.events.progress(f"{target.kind} {target.name}", count),
+    )
+
+
+def stored_helper(snapshot: Snapshot) -> Target:
+    """The helper image that a snapshot keeps, as a target; its tree is empty where it keeps none."""
+    return Target(Kind.IMAGE, "drkit helper", tree=snapshot.helper.get("tree", []))
+
+
+def archive_of(repository: Repository, target: Target) -> Iterator[bytes]:
+    """Yield a stored archive as it was captured."""
+    with ChunkReader(repository) as reader:
+        everything = selected_members(lambda: reader.members(target), None)
+        yield from (bytes(piece) for piece in raw_stream(reader, everything))

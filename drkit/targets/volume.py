@@ -1,0 +1,187 @@
+"""Volumes: captured by a helper that reads them, restored by one that writes, verified by capturing them again."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from drkit.engine.client import Engine
+from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
+from drkit.engine.volumes import (
+    LABEL_RESTORE,
+    create_restored_volume,
+    harmless_options,
+    match_volumes,
+    remove_if_ours,
+)
+from drkit.errors import CaptureFailed, DrkitError
+from drkit.policy import Policy
+from drkit.repository.format.kinds import Kind
+from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
+
+if TYPE_CHECKING:
+    from drkit.pipeline.selection import Selection
+    from drkit.repository.format.snapshot import Snapshot, Target
+
+STOCK_LOSSES = (
+    "xattrs, ACLs and file capabilities",
+    "mtimes below a second",
+    "holes of sparse files",
+    "notice of files that changed while they were read",
+)
+TRUSTED_LOSS = "trusted.* xattrs, where files have them: set trusted_xattrs in the policy to keep them"
+
+
+def plan(policy: Policy, engine: Engine) -> list[Planned]:
+    """Resolve names before patterns. A pattern that matches nothing is a target that fails, not a silent gap."""
+    planned: dict[str, Planned] = {}
+    for entry in sorted(policy.protect.volumes, key=lambda entry: entry.name is None):
+        names = [entry.name] if entry.name else match_volumes(engine, entry.match or "")
+        if not names:
+            planned[str(entry.match)] = Planned(Kind.VOLUME, str(entry.match), problem="no volume matches")
+        for name in names:
+            missing = None if engine.volume(name) else "there is no such volume"
+            planned.setdefault(name, Planned(Kind.VOLUME, name, entry.exclude, entry.trusted_xattrs, missing))
+    return list(planned.values())
+
+
+def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
+    from drkit.pipeline.capture import capture_volume
+    from drkit.pipeline.select import Patterns
+    from drkit.targets.pipes import capture_of
+
+    document = capturing.engine.volume(planned.name)
+    if document is None:
+        raise CaptureFailed(f"volume {planned.name}: there is no such volume")
+    target.source = {key: document.get(key) for key in ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")}
+    target.lost = [] if planned.trusted_xattrs else [TRUSTED_LOSS]
+    helper = capturing.ready.helper
+    assert helper is not None  # made where a volume was planned
+    if not helper.full:
+        target.lost = list(STOCK_LOSSES)
+    start = partial(capturing.ready.standby.take, planned.name)
+    capture_volume(capture_of(capturing, target), helper, start, target, Patterns(planned.exclude), previous)
+
+
+def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions) -> RestorePlan:
+    """Plan to make a new volume. Raises DrkitError where the volume exists, and where no path matches."""
+    name = options.to or target.name
+    unfinished = restoring.journal.unfinished(name)
+    _require_absent(restoring.engine, name, unfinished)
+    selection = _selected(restoring, target, options) if options.paths else None
+    files = target.files if selection is None else len(selection.paths)
+    if not files and options.paths:
+        raise DrkitError(
+            f"no path in {target.kind} {target.name} matches {', '.join(options.paths)}",
+            hint=f"See what there is: drkit ls {snapshot.id} {target.name}.",
+        )
+    source = target.source
+    made = harmless_options(
+        str(source.get("Driver") or "local"), source.get("Options"), same_device=options.same_device
+    )
+    notes = _not_taken_over(made.dropped)
+    if target.reduced:
+        notes += [f"not in this snapshot: {loss}" for loss in target.lost]
+    if target.torn.count:
+        notes.append(f"{target.torn.count} files changed while they were captured, {target.torn.names[0]} among them")
+    if unfinished is not None:
+        notes.append(
+            f"an earlier restore into {name} was interrupted: what it wrote is removed and the restore starts again"
+        )
+    details = {"driver": made.driver, "options": made.options}
+    return RestorePlan(snapshot, target, options, name, files, details, tuple(notes), selection)
+
+
+def _not_taken_over(reasons: Iterable[str]) -> list[str]:
+    return [f"not taken over from the original: {reason}" for reason in reasons]
+
+
+def _require_absent(engine: Engine, name: str, unfinished: str | None) -> None:
+    there = engine.volume(name)
+    if there is None or (unfinished is not None and (there.get("Labels") or {}).get(LABEL_RESTORE) == unfinished):
+        return
+    raise DrkitError(
+        f"volume {name} exists, and a restore never writes into a volume that is there",
+        hint=f"Restore beside it: --to-volume {name}-restored; or remove it: docker volume rm {name}.",
+    )
+
+
+def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> Selection:
+    from drkit.pipeline.select import Patterns
+    from drkit.pipeline.selection import select_members
+    from drkit.repository.reader import ChunkReader
+
+    with ChunkReader(restoring.repository) as reader:
+        return select_members(reader.members(target), Patterns(options.paths))
+
+
+def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
+    """Create the volume, write into it, verify it. On any failure the volume is removed again."""
+    from drkit.pipeline.extract import Restore, extracted, verifier
+    from drkit.repository.holders.custody import require_identity
+    from drkit.repository.reader import ChunkReader
+
+    engine, repository, journal = restoring.engine, restoring.repository, restoring.journal
+    require_identity(repository, "restoring")
+    restore_id = secrets.token_hex(8)
+    helper = _restore_helper(restoring, plan.snapshot, run_id=restore_id)
+    unfinished = journal.unfinished(plan.name)
+    if unfinished is not None:
+        remove_if_ours(engine, plan.name, restore_id=unfinished)
+    started = time.monotonic()
+    with ChunkReader(repository) as reader:
+        work = Restore(
+            engine,
+            helper,
+            reader,
+            repository.meta.member,
+            plan.target,
+            plan.selection,
+            restore_id,
+            lambda count: restoring.events.progress(f"volume {plan.name}", count),
+        )
+        journal.begin(plan.name, restore_id)
+        try:
+            made = create_restored_volume(
+                engine, plan.name, plan.target.source, restore_id=restore_id, same_device=plan.options.same_device
+            )
+            for note in _not_taken_over(made.plan.dropped):
+                if note not in plan.notes:
+                    restoring.events.warn(note)
+            with verifier(work, plan.name) as verify, extracted(work, plan.name):
+                written = time.monotonic()
+                files, size = verify()
+        except BaseException:
+            _undo(restoring, plan.name, restore_id)
+            raise
+        journal.end(plan.name)
+    ended = time.monotonic()
+    phases = {"extract": round(written - started, 3), "verify": round(ended - written, 3)}
+    return Restored(plan.name, files, size, round(ended - started, 3), phases)
+
+
+def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:
+    """Remove what is not verified: it must not pass for restored. Where that fails, the journal tells the next run."""
+    try:
+        remove_if_ours(restoring.engine, volume, restore_id=restore_id)
+    except DrkitError as error:
+        restoring.events.warn(
+            f"volume {volume}: not verified, and not removed: {error.message}", hint="Run the restore again."
+        )
+    else:
+        restoring.journal.end(volume)
+
+
+def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) -> HelperImage:
+    """Return a helper that can write a volume: one that is here, a new one, or the one kept in the repository."""
+    try:
+        return ensure_helper(restoring.engine, "auto", run_id=run_id)
+    except DrkitError:
+        if not snapshot.helper.get("tree") or not restoring.repository.identities:
+            raise
+    from drkit.targets.pipes import archive_of, stored_helper
+
+    return load_helper(restoring.engine, archive_of(restoring.repository, stored_helper(snapshot)))
