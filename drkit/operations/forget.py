@@ -24,7 +24,7 @@ class ForgetResult:
 
 
 def forget(context: Context, references: Sequence[str], *, yes_really: bool = False) -> ForgetResult:
-    """Remove these records, and remember on this host that they went on purpose. Raises what `forget_snapshots` raises."""
+    """Remove these records, and remember here that they went on purpose. Raises what `forget_snapshots` raises."""
     repository = context.repository
     done = forget_snapshots(repository, references, yes_really=yes_really)
     context.state.seen.note_removed(found_at(context.access, repository), done.snapshots)

@@ -13,7 +13,7 @@ from drkit.access.identities import IdentitySource, read_identities
 from drkit.access.opening import open_access, read_recipients
 from drkit.access.passphrases import existing_passphrase, new_passphrase, warn_if_exposed
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
-from drkit.events import Warned
+from drkit.events import LOGGED, Events, Warned
 from drkit.host.private_file import write_new
 from drkit.operations.context import Context
 from drkit.report.recovery_kit import kit_html, kit_text, make_kit
@@ -137,10 +137,9 @@ def rewrap(context: Context) -> Changed:
     return replace(rewrap_keys(context.repository, recipients), warnings=context.warnings)
 
 
-def write_host_key(context: Context, path: Path) -> None:
+def host_key(context: Context, path: Path) -> None:
     """Write the meta key file of a write-only host. Raises DrkitError for a file that exists."""
-    repository = context.repository
-    write_new(path, format_meta_key(repository.meta.meta_key, repository.id))
+    write_host_key(context.repository, path)
 
 
 @dataclass(frozen=True)
@@ -198,12 +197,7 @@ def unlock(context: Context, file: Path, passphrase_file: Path | None = None) ->
     passphrase = existing_passphrase(
         passphrase_file, f"the identity in {access.url}", context.asker, events=context.events
     )
-    storage = open_access(access, events=context.events)
-    identity = open_escrow(storage, passphrase)
-    try:
-        Repository.open(storage, [identity])
-    except AccessDenied as error:
-        context.events.warn(f"the identity under this passphrase is not, or no longer, a recipient: {error.message}")
+    identity = unlocked_identity(open_access(access, events=context.events), passphrase, context.events)
     write_new(file, identity.file_text(context.now))
     return identity
 
@@ -316,6 +310,20 @@ def rewrap_keys(repository: Repository, recipients: Sequence[str]) -> Changed:
         ),
     )
     return Changed(made, removed, len(read_custody(repository).purposes), list(recipients))
+
+
+def write_host_key(repository: Repository, path: Path) -> None:
+    write_new(path, format_meta_key(repository.meta.meta_key, repository.id))
+
+
+def unlocked_identity(storage: Storage, passphrase: str, events: Events = LOGGED) -> Identity:
+    """Return the identity that the repository in `storage` keeps under this passphrase. Warns where it opens nothing."""
+    identity = open_escrow(storage, passphrase)
+    try:
+        Repository.open(storage, [identity])
+    except AccessDenied as error:
+        events.warn(f"the identity under this passphrase is not, or no longer, a recipient: {error.message}")
+    return identity
 
 
 def prove_identities(

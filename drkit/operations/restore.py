@@ -34,7 +34,7 @@ def restore(
     *,
     dry_run: bool = False,
 ) -> RestoreResult:
-    """Restore one target of a snapshot, named by id, a part of it, or `latest`. Nothing that is there is written over."""
+    """Restore one target of a snapshot, named by id, a part of it, or `latest`. Never writes over what is there."""
     snapshot, target = find_target(context.repository, reference, kind, name, scope)
     restoring = Restoring(context.engine, context.repository, context.state.restores, context.events)
     plan = KINDS[kind].plan_restore(restoring, snapshot, target, options)

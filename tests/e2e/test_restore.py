@@ -18,14 +18,14 @@ from pathlib import Path
 import docker
 import pytest
 
-from drkit.access.access import Access, open_repository
-from drkit.access.identities import IdentitySource
-from drkit.catalog.find import find_target
-from drkit.engine.client import Engine
+from drkit.catalog.find import Scope
 from drkit.errors import IntegrityError
-from drkit.host.restore_journal import RestoreJournal
-from drkit.operations import restore as restoring
+from drkit.operations.context import Context
+from drkit.operations.restore import restore
+from drkit.pipeline import extract
 from drkit.pipeline.extract import Restore
+from drkit.repository.format.kinds import Kind
+from drkit.targets.base import RestoreOptions
 from tests.support.lab import Lab, Volume, finish
 from tests.support.treecompare import compare_trees, describe, scan_tree
 
@@ -353,15 +353,16 @@ def test_what_is_not_as_recorded_after_extraction_is_found(
         with real_verifier(restore, name) as verify:
             yield lambda: (spoil(name), verify())[1]
 
-    real_verifier = restoring.verifier
-    monkeypatch.setattr(restoring, "verifier", verifier)
-    repository = open_repository(Access(str(lab.repository), identity=IdentitySource(lab.identity)))
-    snapshot, target = find_target(repository, "latest", "volume", volume.name)
-    journal = RestoreJournal(lab.state / "restores")
-    with Engine.connect() as engine:
-        plan = restoring.plan_restore(engine, repository, snapshot, target, to_volume=new, journal=journal)
-        with pytest.raises(IntegrityError, match="db/tab"):
-            restoring.restore_volume(engine, repository, plan, journal=journal)
+    real_verifier = extract.verifier
+    monkeypatch.setattr(extract, "verifier", verifier)
+    environ = {
+        **os.environ,
+        "DRKIT_REPOSITORY": str(lab.repository),
+        "DRKIT_IDENTITY_FILE": str(lab.identity),
+        "DRKIT_STATE_DIR": str(lab.state),
+    }
+    with Context(now=datetime.now(UTC), environ=environ) as context, pytest.raises(IntegrityError, match="db/tab"):
+        restore(context, "latest", Kind.VOLUME, volume.name, Scope(), RestoreOptions(to=new))
     assert not lab.exists(new)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import StorageFull
-from drkit.operations.prune import prune
+from drkit.operations.prune import prune_repository
 from drkit.repository.check import check_repository
 from drkit.repository.keys.identity import Identity
 from drkit.repository.prune.prune import Options
@@ -71,7 +71,7 @@ def test_a_full_disk_is_pruned(tmp_path: Path, options: str, fill: object, rng: 
         fill(place)  # type: ignore[operator]
         with pytest.raises(StorageFull):
             write_snapshot(opened(identity), [identity.recipient], "more", {"v": contents["old"]})
-        pruned = prune(opened(identity), None, "host", Options(1 << 40, True), now=NOW, clock=FastClock())
+        pruned = prune_repository(opened(identity), None, "host", Options(1 << 40, True), now=NOW, clock=FastClock())
         assert pruned.disk_full
         assert pruned.done is not None
         assert pruned.done.bytes_deleted > 8 * MIB

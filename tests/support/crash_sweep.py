@@ -20,8 +20,8 @@ from pathlib import Path
 from unittest import mock
 
 from drkit.errors import AccessDenied, DrkitError
-from drkit.operations.forget import forget
-from drkit.operations.keys import add_recipient, list_keys, remove_recipient, rewrap
+from drkit.operations.forget import forget_snapshots
+from drkit.operations.keys import add_recipient, key_list, remove_recipient, rewrap_keys
 from drkit.repository import writer
 from drkit.repository.check import check_repository
 from drkit.repository.format import packs
@@ -148,7 +148,7 @@ def _act(url: str, action: str, secret: str, arguments: tuple[str, ...], kill_at
             case "prune":
                 prune_now(repository, "prune-1", "old")
             case "forget":
-                forget(repository, ["old"], yes_really=True)
+                forget_snapshots(repository, ["old"], yes_really=True)
             case "repair":
                 repair_index(repository)
             case "copy":
@@ -158,7 +158,7 @@ def _act(url: str, action: str, secret: str, arguments: tuple[str, ...], kill_at
             case "remove":
                 remove_recipient(repository, arguments[0])
             case "rewrap":
-                rewrap(repository, arguments)
+                rewrap_keys(repository, arguments)
             case _:
                 raise ValueError(action)
 
@@ -306,7 +306,7 @@ def key_story(
             assert "is no recipient of this repository" in error.message
         assert able(url) == set(after)
         opened = Repository.open(open_place(f"{url}/repository"), [who])
-        keys = list_keys(opened)
+        keys = key_list(opened)
         assert check_repository(opened).ok
         assert {holder.recipient for holder in keys.holders} == {identity.recipient for identity in after}
         assert all(holder.complete(keys.keys) for holder in keys.holders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from drkit.operations.copy import Copies, copy_into
+from drkit.operations.copy import CopyResult, copy_into
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.keys.identity import Identity
 from drkit.repository.mirror.mirror import create_mirror, open_mirror
@@ -19,7 +19,7 @@ def make_mirror(source: Repository, storage: Storage) -> Repository:
     return open_mirror(source, storage)
 
 
-def copy_all(source: Repository, mirror: Storage, *references: str) -> Copies:
+def copy_all(source: Repository, mirror: Storage, *references: str) -> CopyResult:
     return copy_into(source, open_mirror(source, mirror), references, host="host")
 
 

@@ -130,7 +130,7 @@ def host_key(
 
     The file (0600) is its meta_key_file: it opens names, sizes and policies of all backups, and no content.
     """
-    keys.write_host_key(run.context, file)
+    keys.host_key(run.context, file)
     if run.json:
         output.print_json({"status": "ok", "meta_key_file": str(file)})
     elif run.talks:

@@ -60,7 +60,8 @@ def test_an_empty_environment_names_nothing() -> None:
 def test_a_repository_in_a_directory_loads_nothing_of_s3(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from drkit.access.access import Access, open_access\n"
+        "from drkit.access.access import Access\n"
+        "from drkit.access.opening import open_access\n"
         "storage = open_access(Access(sys.argv[1]), create=True)\n"
         "storage.put('config', b'x')\n"
         "print(*sorted(name for name in sys.modules if name.split('.')[0] in ('boto3', 'botocore', 'tenacity')))\n"

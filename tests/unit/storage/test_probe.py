@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from drkit.access.access import Access
-from drkit.access.identities import IdentitySource
 from drkit.errors import AccessDenied, ObjectExists, RepositoryLocked, StorageUnavailable
+from drkit.operations.context import Context
 from drkit.operations.init import init
+from drkit.policy import parse_policy
 from drkit.repository.commit import single_writer as sole
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.prune.prune import Prune
@@ -251,13 +251,18 @@ def test_a_backup_gives_way_and_leaves_no_session(monkeypatch: pytest.MonkeyPatc
 
 
 def test_init_tries_the_directory_and_leaves_nothing_of_it(tmp_path: Path) -> None:
-    access = Access(str(tmp_path / "r"), tmp_path / "recipients", IdentitySource(tmp_path / "identity"))
-    made = init(access, now=NOW)
+    policy = parse_policy(
+        "{version: 1, name: p, repository: {url: r, recipients_file: recipients, identity_file: identity}, "
+        "protect: {volumes: [{name: data}]}}",
+        tmp_path / "policy.yaml",
+    )
+    with Context(now=NOW, policy=policy, environ={}) as context:
+        made = init(context)
     assert made.capabilities.unsafe is None
     assert not (tmp_path / "r/probe").exists()
     before = (tmp_path / "r/config").read_bytes()
     with pytest.raises(ObjectExists):
-        init(access, now=NOW)
+        init(Context(now=NOW, policy=policy, environ={}))
     assert (tmp_path / "r/config").read_bytes() == before
 
 

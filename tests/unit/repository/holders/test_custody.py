@@ -10,22 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from drkit.access.access import Access
-from drkit.access.identities import IdentitySource
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, StorageUnavailable, UsageError
+from drkit.operations.context import Context
 from drkit.operations.keys import (
     add_recipient,
-    list_keys,
+    key_list,
     prove,
-    recipient_differences,
     remove_recipient,
-    rewrap,
-    unlock,
+    rewrap_keys,
+    unlocked_identity,
     write_host_key,
 )
 from drkit.repository.check import check_repository
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.holders.custody import grant, read_custody, replace_escrow
+from drkit.repository.holders.custody import grant, read_custody, recipient_differences, replace_escrow
 from drkit.repository.holders.prove import prove_keys
 from drkit.repository.keys.identity import Identity, generate_identity, parse_identity
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder
@@ -89,7 +87,7 @@ def test_a_recipient_comes_and_opens_everything(made: Made, bob: Identity) -> No
     changed = add_recipient(made.open(), bob.recipient, "safe")
     assert (changed.made, changed.keys) == (3, 3)
     assert read_everything(made.open(bob)) == read_everything(made.open())
-    found = {holder.recipient: holder for holder in list_keys(made.open(bob)).holders}
+    found = {holder.recipient: holder for holder in key_list(made.open(bob)).holders}
     assert found[bob.recipient].name == "safe"
     assert found[bob.recipient].complete(3)
     assert found.keys() == {bob.recipient, made.owner.recipient}
@@ -117,7 +115,7 @@ def test_what_broke_off_is_shown_and_finished(made: Made, bob: Identity) -> None
         add_recipient(repository, bob.recipient, "safe")
     with pytest.raises(AccessDenied):
         made.open(bob)
-    [half] = [holder for holder in list_keys(made.open()).holders if holder.recipient == bob.recipient]
+    [half] = [holder for holder in key_list(made.open()).holders if holder.recipient == bob.recipient]
     assert (half.opens, half.meta, half.complete(3)) == (2, False, False)
     assert add_recipient(made.open(), bob.recipient, "safe").made == 1
     assert read_everything(made.open(bob))
@@ -146,7 +144,7 @@ def test_a_damaged_wrap_is_made_anew(made: Made, bob: Identity) -> None:
     [key] = made.wraps_of(bob, META_PREFIX)
     made.storage.objects[key] = made.storage.objects[key][:-1]
     assert not check_repository(made.open()).ok
-    changed = rewrap(made.open(), [made.owner.recipient, bob.recipient])
+    changed = rewrap_keys(made.open(), [made.owner.recipient, bob.recipient])
     assert (changed.made, changed.removed) == (1, 1)
     assert check_repository(made.open(bob)).ok
 
@@ -170,7 +168,7 @@ def test_a_recipient_goes_the_meta_key_first(made: Made, bob: Identity) -> None:
     assert deleted[0].startswith(META_PREFIX)
     assert made.wraps_of(bob) == []
     assert len(made.wraps_of(made.owner)) == 3
-    assert [holder.recipient for holder in list_keys(made.open()).holders] == [made.owner.recipient]
+    assert [holder.recipient for holder in key_list(made.open()).holders] == [made.owner.recipient]
     assert check_repository(made.open()).ok
 
 
@@ -214,7 +212,7 @@ def test_a_key_that_somebody_else_wrapped_is_given_to_nobody(made: Made, bob: Id
     for purpose in {key.split("/")[1] for key in made.wraps_of(made.owner)} - {"meta"}:
         for _ in range(8):  # whichever comes first in a listing
             put_key(made.storage, forger, f"keys/{purpose}/", made.open().id, bytes(32), [Holder(made.owner.recipient)])
-    rewrap(made.open(), [made.owner.recipient, bob.recipient])
+    rewrap_keys(made.open(), [made.owner.recipient, bob.recipient])
     for identity in (made.owner, bob):
         assert read_everything(made.open(identity))
         assert prove_keys(made.open(identity)).keys == 3
@@ -228,7 +226,7 @@ def test_without_the_right_key_nothing_is_done(made: Made, bob: Identity) -> Non
     put_key(made.storage, forger, f"keys/{purpose}/", made.open().id, bytes(32), [Holder(made.owner.recipient)])
     before = {key for key in made.storage.objects if key.startswith(f"keys/{purpose}/")}
     with pytest.raises(IntegrityError, match="somebody put another one there"):
-        rewrap(made.open(), [made.owner.recipient, bob.recipient])
+        rewrap_keys(made.open(), [made.owner.recipient, bob.recipient])
     assert {key for key in made.storage.objects if key.startswith(f"keys/{purpose}/")} == before
     with pytest.raises(AccessDenied):
         made.open(bob)
@@ -249,7 +247,7 @@ def test_a_hostile_label_steers_no_terminal(made: Made, recipient: str, name: st
     body = made.open().objects.seal("recipients", b"meta", payload)
     made.storage.put(f"{LABEL_PREFIX}meta/{hashlib.sha256(body).hexdigest()}", body)
     made.storage.put(f"{META_PREFIX}{'0' * 64}", b"")
-    for holder in list_keys(made.open()).holders:
+    for holder in key_list(made.open()).holders:
         assert holder.recipient in ("age1x", made.owner.recipient)
         assert holder.name == ""
 
@@ -263,7 +261,7 @@ def test_a_name_is_printable(made: Made, bob: Identity, name: str) -> None:
 def test_rewrap_needs_one_of_the_new_recipients(made: Made, bob: Identity) -> None:
     before = dict(made.storage.objects)
     with pytest.raises(DrkitError, match="none of the new recipients is proven"):
-        rewrap(made.open(), [bob.recipient])
+        rewrap_keys(made.open(), [bob.recipient])
     assert made.storage.objects == before
 
 
@@ -271,11 +269,11 @@ def test_rewrap_keeps_names_and_does_nothing_twice(made: Made, bob: Identity) ->
     add_recipient(made.open(), bob.recipient, "safe")
     both = [made.owner.recipient, bob.recipient]
     before = dict(made.storage.objects)
-    assert (rewrap(made.open(), both).made, made.storage.objects) == (0, before)
+    assert (rewrap_keys(made.open(), both).made, made.storage.objects) == (0, before)
     carol = generate_identity()
-    changed = rewrap(made.open(), [*both, carol.recipient])
+    changed = rewrap_keys(made.open(), [*both, carol.recipient])
     assert (changed.made, changed.removed) == (3, 0)
-    names = {holder.recipient: holder.name for holder in list_keys(made.open()).holders}
+    names = {holder.recipient: holder.name for holder in key_list(made.open()).holders}
     assert names == {made.owner.recipient: "", bob.recipient: "safe", carol.recipient: ""}
 
 
@@ -286,9 +284,9 @@ def test_a_write_only_host_changes_no_keys(made: Made, bob: Identity) -> None:
     with pytest.raises(AccessDenied, match="needs an identity"):
         remove_recipient(made.write_only(), made.owner.recipient)
     with pytest.raises(AccessDenied, match="needs an identity"):
-        rewrap(made.write_only(), [bob.recipient])
+        rewrap_keys(made.write_only(), [bob.recipient])
     assert made.storage.objects == before
-    assert len(list_keys(made.write_only()).holders) == 1
+    assert len(key_list(made.write_only()).holders) == 1
 
 
 def test_an_identity_that_opens_a_part_says_so(made: Made, bob: Identity) -> None:
@@ -324,7 +322,7 @@ def test_wraps_of_an_earlier_version_are_counted_and_named_by_rewrap(tmp_path: P
     shutil.copytree(GOLDEN / "repository", directory)
     storage, ours, second = open_storage(str(directory)), golden_identity(), golden_identity("escrow-identity")
     repository = Repository.open(storage, [ours])
-    found = list_keys(repository)
+    found = key_list(repository)
     assert (found.keys, found.unlabelled) == (3, 3)
     assert [holder.recipient for holder in found.holders] == [ours.recipient]
     assert [wrap.holder for wrap in found.escrows] == [None]
@@ -332,11 +330,11 @@ def test_wraps_of_an_earlier_version_are_counted_and_named_by_rewrap(tmp_path: P
     with pytest.raises(DrkitError, match="3 wraps of an earlier version") as caught:
         remove_recipient(repository, second.recipient)
     assert "rewrap" in (caught.value.hint or "")
-    rewrap(repository, [ours.recipient, second.recipient])
+    rewrap_keys(repository, [ours.recipient, second.recipient])
     for identity in (ours, second):
         assert len(read_everything(Repository.open(storage, [identity]))) == 2
         assert len(IndependentReader(directory, identity.secret_text()).snapshots()) == 2
-    assert list_keys(repository).unlabelled == 0
+    assert key_list(repository).unlabelled == 0
     remove_recipient(repository, second.recipient)
     with pytest.raises(AccessDenied):
         Repository.open(storage, [second])
@@ -347,7 +345,7 @@ def test_labels_that_do_not_open_are_passed_over(made: Made, bob: Identity) -> N
     add_recipient(made.open(), bob.recipient)
     for key in [key for key in made.storage.objects if key.startswith(LABEL_PREFIX)]:
         made.storage.objects[key] = made.storage.objects[key][:-1]
-    found = list_keys(made.open())
+    found = key_list(made.open())
     assert found.unlabelled == 3
     assert len(check_repository(made.open()).findings) == 6
     assert read_everything(made.open(bob))
@@ -377,9 +375,10 @@ def test_the_frozen_escrow_is_unlocked(tmp_path: Path) -> None:
     directory = tmp_path / "frozen"
     shutil.copytree(GOLDEN / "repository", directory)
     passphrase = json.loads((GOLDEN / "expected.json").read_text())["passphrase"]
-    assert unlock(Access(str(directory)), passphrase).recipient == golden_identity("escrow-identity").recipient
+    storage = open_storage(str(directory))
+    assert unlocked_identity(storage, passphrase).recipient == golden_identity("escrow-identity").recipient
     with pytest.raises(AccessDenied, match="the passphrase opens no identity"):
-        unlock(Access(str(directory)), "wrong")
+        unlocked_identity(storage, "wrong")
 
 
 def test_the_host_key_is_private_and_never_overwrites(made: Made, tmp_path: Path) -> None:
@@ -480,22 +479,23 @@ def test_an_identity_is_proven_and_recorded(made: Made, bob: Identity, tmp_path:
     hosts.write_text(made.owner.secret_text())
     brought.write_text(f"{generate_identity().secret_text()}\n{bob.secret_text()}\n")
     link.hardlink_to(hosts)
-    access = Access(str(tmp_path / "repository"), identity=IdentitySource(hosts))
+    environ = {"DRKIT_REPOSITORY": str(tmp_path / "repository"), "DRKIT_IDENTITY_FILE": str(hosts)}
 
     def run(path: Path) -> tuple[str, int, int, bool]:
-        [proven] = prove(access, IdentitySource(path), None, now=NOW, host="h")
+        with Context(now=NOW, environ=environ) as context:
+            [proven] = prove(context, path).proven
         return proven.recipient, proven.keys, proven.chunks, proven.elsewhere
 
     assert run(brought) == (bob.recipient, 3, 2, True)
     assert run(link) == (made.owner.recipient, 3, 2, False)
-    opened = Repository.open(open_storage(access.url), [bob])
-    found = {holder.recipient: holder for holder in list_keys(opened).holders}
+    opened = Repository.open(open_storage(environ["DRKIT_REPOSITORY"]), [bob])
+    found = {holder.recipient: holder for holder in key_list(opened).holders}
     assert found[bob.recipient].proven == "2025-03-09T01:02:03.000000Z"
     assert found[bob.recipient].proven_elsewhere
     assert not found[made.owner.recipient].proven_elsewhere
     brought.write_text(generate_identity().secret_text())
     with pytest.raises(AccessDenied, match="opens no key of this repository"):
-        prove(access, IdentitySource(brought), None, now=NOW, host="h")
+        run(brought)
     assert len(proofs(opened)) == 2
 
 

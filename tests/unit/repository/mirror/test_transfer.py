@@ -11,7 +11,7 @@ import pytest
 
 from drkit.catalog.find import find_snapshot
 from drkit.errors import AccessDenied, IntegrityError, ObjectExists, RepositoryLocked, RepositoryNotFound, UsageError
-from drkit.operations.forget import forget
+from drkit.operations.forget import forget_snapshots
 from drkit.repository.check import check_repository
 from drkit.repository.commit.marks import put_mark
 from drkit.repository.commit.session import list_sessions
@@ -98,7 +98,7 @@ def test_all_snapshots_are_copied_newest_first_and_only_once(made: Made) -> None
 
 def test_only_what_the_mirror_lacks_is_sent_and_nothing_that_no_snapshot_needs(made: Made) -> None:
     copy_all(made.open(), made.mirror, RUNS[1])
-    forget(made.open(), [RUNS[0]], yes_really=True)
+    forget_snapshots(made.open(), [RUNS[0]], yes_really=True)
     done = copy_all(made.open(), made.mirror)
     assert [each.snapshot for each in done.copied] == [RUNS[2]]
     listed = made.open(made.mirror).index
@@ -338,7 +338,7 @@ def test_a_prune_of_the_mirror_keeps_keys_that_a_copy_could_bring_back(made: Mad
     """A prune that slept would delete a wrap by its name, after a copy had brought the same one back."""
     copy_all(made.open(), made.mirror, RUNS[0], RUNS[2])
     wraps = data_key_wraps(made.mirror)
-    forget(made.open(made.mirror), [RUNS[0]], yes_really=True)
+    forget_snapshots(made.open(made.mirror), [RUNS[0]], yes_really=True)
     prune_until_clean(made.open(made.mirror))
     assert data_key_wraps(made.mirror) == wraps
     copy_all(made.open(), made.mirror)
@@ -357,7 +357,7 @@ def test_a_key_that_some_prune_condemned_is_not_relied_on(made: Made) -> None:
 
 def test_a_prune_of_the_source_moves_packs_under_a_copy(made: Made) -> None:
     forgotten = RUNS[0]
-    forget(made.open(), [forgotten], yes_really=True)
+    forget_snapshots(made.open(), [forgotten], yes_really=True)
     pruned = False
 
     def prune_meanwhile(call: Call) -> None:

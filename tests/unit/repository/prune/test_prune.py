@@ -15,7 +15,7 @@ from drkit.errors import (
     RetentionRefused,
     StorageUnavailable,
 )
-from drkit.operations.forget import forget
+from drkit.operations.forget import forget_snapshots
 from drkit.repository.check import check_repository
 from drkit.repository.commit.session import Session, list_sessions
 from drkit.repository.format import packs as packs_module
@@ -406,15 +406,15 @@ def test_shared_trees_are_read_once(made: Made) -> None:
 
 def test_forget_refuses_the_newest_and_all_or_nothing(made: Made) -> None:
     newest = made.open()
-    refused(made, RetentionRefused, "newest that holds volume v", lambda: forget(newest, ["kept", "old"]))
-    assert forget(made.open(), ["kept"]).snapshots == ["kept"]
-    assert forget(made.open(), ["old"], yes_really=True).left == 1
+    refused(made, RetentionRefused, "newest that holds volume v", lambda: forget_snapshots(newest, ["kept", "old"]))
+    assert forget_snapshots(made.open(), ["kept"]).snapshots == ["kept"]
+    assert forget_snapshots(made.open(), ["old"], yes_really=True).left == 1
 
 
 def test_a_damaged_record_is_forgotten_by_its_whole_name_when_asked_twice(made: Made) -> None:
     made.storage.objects["snapshots/kept"] = b"damage"
-    refused(made, RetentionRefused, "is damaged", lambda: forget(made.open(), ["kept"]))
-    forget(made.open(), ["kept"], yes_really=True)
+    refused(made, RetentionRefused, "is damaged", lambda: forget_snapshots(made.open(), ["kept"]))
+    forget_snapshots(made.open(), ["kept"], yes_really=True)
     prune_now(made.open())
     assert made.right("new", "old")
 
