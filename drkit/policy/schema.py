@@ -147,9 +147,6 @@ class VolumeTarget(_Model):
         default=False, description="keep trusted.* attributes too, which needs a helper with CAP_SYS_ADMIN"
     )
 
-    def matches(self, volume: str) -> bool:
-        return volume == self.name if self.match is None else values.matches(self.match, volume)
-
 
 class ImageTarget(_Model):
     """An image to protect."""
@@ -162,12 +159,6 @@ class Protect(_Model):
 
     volumes: tuple[VolumeTarget, ...] = Field(default=(), strict=False, description="volumes to protect")
     images: tuple[ImageTarget, ...] = Field(default=(), strict=False, description="images to protect")
-
-    def volume(self, name: str) -> VolumeTarget | None:
-        """The entry that rules a volume: the one that names it, else the first whose pattern matches."""
-        named = (entry for entry in self.volumes if entry.name == name)
-        matched = (entry for entry in self.volumes if entry.matches(name))
-        return next(named, None) or next(matched, None)
 
 
 class Retention(_Model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import zoneinfo
 from datetime import timedelta
@@ -90,10 +89,6 @@ def volume_glob(value: object) -> str:
     if re.search(r"\[(?!(?:!.|[^!])[^\]]*\])", glob):
         raise Unexpected("a pattern of volume names such as 'media_*'", f"{quote(glob)}, where a [ is not closed")
     return glob
-
-
-def matches(glob: str, volume: str) -> bool:
-    return fnmatch.fnmatchcase(volume, glob)
 
 
 def image_ref(value: object) -> str:

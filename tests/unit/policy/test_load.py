@@ -142,27 +142,6 @@ def test_a_stored_text_can_be_parsed_again(tmp_path: Path) -> None:
     assert parse_policy(policy.text, policy.path) == policy
 
 
-def test_the_rule_of_a_volume(tmp_path: Path) -> None:
-    entries = """\
-        - match: "media_*"
-          exclude: [first]
-        - match: "*"
-          exclude: [second]
-        - name: media_named
-          exclude: [named]
-    """
-    protect = load(
-        VALID.replace("    - name: shop_data\n", textwrap.indent(textwrap.dedent(entries), "    ")), tmp_path
-    )
-    found = {name: protect.protect.volume(name) for name in ("media_x", "media_named", "other")}
-    assert {name: entry and entry.exclude for name, entry in found.items()} == {
-        "media_x": ("first",),
-        "media_named": ("named",),
-        "other": ("second",),
-    }
-    assert load(VALID, tmp_path).protect.volume("other") is None
-
-
 def test_all_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     said = problems(
         """\
