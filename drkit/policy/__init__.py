@@ -8,19 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from drkit.errors import PolicyError, reason
+from drkit.policy.helper import HelperSettings
 from drkit.policy.load import load_policy, parse_policy
-from drkit.policy.schema import (
-    HelperSettings,
-    ImageTarget,
-    Mirror,
-    Place,
-    Policy,
-    Protect,
-    RepositoryPlace,
-    Retention,
-    VolumeTarget,
-    json_schema,
-)
+from drkit.policy.place import Mirror, Place, RepositoryPlace
+from drkit.policy.protect import ImageTarget, Protect, VolumeTarget
+from drkit.policy.retention import Retention
+from drkit.policy.schema import Policy, json_schema
 
 __all__ = [
     "HelperSettings",

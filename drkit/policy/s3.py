@@ -1,0 +1,92 @@
+"""The options of a place on S3.
+
+A new option is a key here and a field of the same name and type in `storage/s3/settings.py`. What stands between the
+two takes the names from here, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from drkit.policy.problem import Key, Problem, describe
+from drkit.policy.section import Section
+from drkit.policy.values import Duration, FilePath, Size, Unexpected, Value, matched, matching, one_of, text
+
+_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+
+
+def refuse_password(url: str, expected: str) -> None:
+    if re.search(r"://[^/]*@", url):
+        raise Unexpected(f"{expected} (credentials come from files or the environment)", "a URL with a user name in it")
+
+
+def _endpoint(value: object) -> str:
+    expected = "the address of an S3-compatible server such as https://s3.example.com:9000"
+    if not isinstance(value, str):
+        raise Unexpected(expected)
+    refuse_password(value, expected)
+    return matched(value, r"https?://[A-Za-z0-9.\[\]:-]+/?", expected)
+
+
+Endpoint = Annotated[str, Value(_endpoint, text("https?://.+"))]
+Region = Annotated[str, matching(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "an S3 region such as eu-central-1")]
+Addressing = Annotated[str, one_of("auto", "path", "virtual")]
+Profile = Annotated[
+    str, matching(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}", "the name of a profile in an AWS credentials file")
+]
+StorageClass = Annotated[str, matching(r"[A-Z][A-Z0-9_]{0,62}", "an S3 storage class such as STANDARD_IA")]
+Encryption = Annotated[str, one_of("sse-s3", "kms")]
+KmsKey = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9:/_.-]{0,511}", "the id, alias or ARN of a KMS key")]
+LockMode = Annotated[str, one_of("governance", "compliance")]
+
+
+class Lock(Section):
+    """How long nobody can delete what was stored, whatever he has stolen; needs a bucket with object lock."""
+
+    mode: LockMode = Field(
+        description="governance, which a right of its own can lift, or compliance, which nobody can before its time"
+    )
+    period: Duration = Field(
+        description="how long, from its writing on; renewed by backup and prune while a snapshot needs it"
+    )
+
+
+class S3Options(Section):
+    """How to reach a bucket and what to ask of it."""
+
+    endpoint: Endpoint | None = Field(default=None, description="the address of an S3-compatible server")
+    region: Region | None = Field(default=None, description="the S3 region")
+    addressing: Addressing = Field(
+        default="auto", description="where the bucket's name stands in addresses: path, virtual (in the host), or auto"
+    )
+    profile: Profile | None = Field(default=None, description="the profile of the AWS credentials to use")
+    credentials_file: FilePath | None = Field(
+        default=None, description="an AWS credentials file; with it the environment's keys are not used"
+    )
+    ca_bundle: FilePath | None = Field(default=None, description="a PEM file with the authority of the S3 server")
+    storage_class: StorageClass | None = Field(default=None, description="the S3 storage class of new objects")
+    encryption: Encryption | None = Field(
+        default=None, description="encryption by the S3 server, beside drkit's own: sse-s3 or kms"
+    )
+    kms_key: KmsKey | None = Field(default=None, description="the KMS key of encryption kms; the account's by default")
+    upload_limit: Size | None = Field(default=None, description="bytes a second that uploads may use together")
+    lock: Lock | None = Field(default=None, description="lock what is stored against deletion, as mode and period")
+
+    @property
+    def s3_options(self) -> dict[str, Any]:
+        """The options by name, without those that nobody set."""
+        options = {name: getattr(self, name) for name in S3Options.model_fields}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @classmethod
+    def problems(cls, given: Mapping[str, Any], where: Key) -> Iterator[Problem]:
+        if given.get("kms_key") is not None and given.get("encryption") != "kms":
+            yield Problem((*where, "kms_key"), "means nothing without encryption: kms; expected both or neither")
+        storage_class = given.get("storage_class")
+        if storage_class in _ARCHIVES:
+            found = f"{describe(storage_class)} is an archive that cannot be read at once"
+            yield Problem((*where, "storage_class"), f"{found}; expected a class such as STANDARD")
