@@ -1,4 +1,4 @@
-"""The sections `repository` and `mirror`: where backups are stored, and the keys that open them."""
+"""The sections `repository` and `mirror`: where backups are stored, and which keys encrypt and open them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from drkit.policy.values import (
 
 
 def repository_url(value: object, base: Path) -> str:
-    """A directory becomes an absolute path; URLs stay as they are."""
+    """Return an absolute path for a directory, and a URL unchanged."""
     expected = "a directory such as /var/backups/drkit, or s3://bucket/prefix"
     if not isinstance(value, str) or "://" not in value:
         if isinstance(value, str) and ":" in value.split("/")[0]:  # sftp:user@host:/path, as other tools write
@@ -51,24 +51,28 @@ class Place(S3Options, _Located):  # in this order, pydantic puts url before the
         if isinstance(url, str) and not url.startswith("s3://"):
             for key in S3Options.model_fields:
                 if given.get(key) is not None:
-                    yield Problem((*where, key), "means nothing for a directory; expected a url of s3://bucket/prefix")
+                    yield Problem(
+                        (*where, key), "means nothing for a directory; expected a url such as s3://bucket/prefix"
+                    )
 
 
 class RepositoryPlace(Place):
-    """Where backups are stored and the keys that seal them."""
+    """Where backups are stored, and which keys encrypt and open them."""
 
-    recipients_file: FilePath = Field(description="the file of age recipients that can open the data, one a line")
+    recipients_file: FilePath = Field(description="the file of age recipients that can open the data, one per line")
     identity_file: FilePath | None = Field(default=None, description="the file of the age identity that opens the data")
     identity_command: Command | None = Field(
         default=None,
         strict=False,
-        description="instead of identity_file, a program and its arguments that print the identity",
+        description="a program that prints the identity, and its arguments; instead of identity_file",
     )
     passphrase_file: FilePath | None = Field(
-        default=None, description="the file of the passphrase, where identity_file is protected by one"
+        default=None, description="the file of the passphrase, if identity_file is protected by one"
     )
     passphrase_command: Command | None = Field(
-        default=None, strict=False, description="instead of passphrase_file, a program and its arguments that print it"
+        default=None,
+        strict=False,
+        description="a program that prints the passphrase, and its arguments; instead of passphrase_file",
     )
     meta_key_file: FilePath | None = Field(
         default=None, description="the file of the meta key; alone, without identity_file, it makes a write-only host"
@@ -81,7 +85,9 @@ class RepositoryPlace(Place):
             yield Problem(where, "no key to open the repository with; expected identity_file, or meta_key_file alone")
         for file, command in (("identity_file", "identity_command"), ("passphrase_file", "passphrase_command")):
             if given.get(file) is not None and given.get(command) is not None:
-                yield Problem((*where, command), f"stands beside {file}; expected one of the two", (*where, file))
+                yield Problem(
+                    (*where, command), f"given as well as {file}; expected only one of the two", (*where, file)
+                )
         seen: dict[str, str] = {}
         for key in ("recipients_file", "identity_file", "passphrase_file", "meta_key_file"):
             value = given.get(key)
@@ -93,4 +99,4 @@ class RepositoryPlace(Place):
 
 
 class Mirror(Place):
-    """A second place, made with drkit init --mirror-of, that every snapshot is copied to."""
+    """A second place, which every snapshot is copied to. Create it with drkit init --mirror-of."""

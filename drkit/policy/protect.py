@@ -32,7 +32,7 @@ def _volume_glob(value: object) -> str:
 
 
 def _exclude(value: object) -> str:
-    """One gitignore pattern. What would silently exclude nothing is refused."""
+    """One gitignore pattern. A pattern that would silently exclude nothing is refused."""
     expected = "a pattern in .gitignore syntax such as '*.tmp' or 'cache/**'"
     if not isinstance(value, str) or not value.strip() or re.search(r"[\0\r\n]", value):
         raise Unexpected(expected)
@@ -61,7 +61,7 @@ class VolumeTarget(Section):
         default=(), strict=False, description="files to leave out, in .gitignore syntax from the root of the volume"
     )
     trusted_xattrs: bool = Field(
-        default=False, description="keep trusted.* attributes too, which needs a helper with CAP_SYS_ADMIN"
+        default=False, description="keep trusted.* attributes too; the helper then runs with CAP_SYS_ADMIN"
     )
 
     @classmethod
@@ -100,12 +100,12 @@ class Protect(Section):
 
 
 def with_default_tag(ref: str) -> str:
-    """The reference that the engine makes of it, to tell whether two are the same."""
+    """Return the full reference, as the engine understands it, so that equal ones compare equal."""
     return ref if _TAG_OR_DIGEST.search(ref) else f"{ref}:latest"
 
 
 def _entries(given: object, where: Key) -> Iterator[tuple[Key, Mapping[str, Any]]]:
-    """The mappings in a list, each with its place."""
+    """Yield the mappings in a list, each with its key."""
     for index, entry in enumerate(given if isinstance(given, list) else []):
         if isinstance(entry, Mapping):
             yield (*where, index), entry
@@ -113,5 +113,5 @@ def _entries(given: object, where: Key) -> Iterator[tuple[Key, Mapping[str, Any]
 
 def _repeated(target: tuple[str, str], where: Key, seen: dict[tuple[str, str], Key]) -> Iterator[Problem]:
     if target in seen:
-        yield Problem(where, f"{describe(target[1])} stands here twice; expected every target once", seen[target])
+        yield Problem(where, f"{describe(target[1])} is listed twice; expected each target once", seen[target])
     seen.setdefault(target, where)

@@ -1,7 +1,7 @@
-"""The options of a place on S3.
+"""The S3 options of a repository or a mirror.
 
-A new option is a key here and a field of the same name and type in `storage/s3/settings.py`. What stands between the
-two takes the names from here, and a test compares them.
+To add an option, declare a key here and a field of the same name and type in `storage/s3/settings.py`. The code between
+the two takes the names from here, and a test compares them.
 """
 
 from __future__ import annotations
@@ -45,40 +45,43 @@ LockMode = Annotated[str, one_of("governance", "compliance")]
 
 
 class Lock(Section):
-    """How long nobody can delete what was stored, whatever he has stolen; needs a bucket with object lock."""
+    """Protects what was stored from deletion for a period, even with stolen keys. Needs a bucket with object lock."""
 
     mode: LockMode = Field(
-        description="governance, which a right of its own can lift, or compliance, which nobody can before its time"
+        description="governance, which keys with s3:BypassGovernanceRetention can lift, or compliance, which none can"
     )
     period: Duration = Field(
-        description="how long, from its writing on; renewed by backup and prune while a snapshot needs it"
+        description="how long an object stays locked after it is written; backup and prune renew the lock of what a "
+        "snapshot to keep needs"
     )
 
 
 class S3Options(Section):
-    """How to reach a bucket and what to ask of it."""
+    """How to reach a bucket and how to store objects in it."""
 
     endpoint: Endpoint | None = Field(default=None, description="the address of an S3-compatible server")
     region: Region | None = Field(default=None, description="the S3 region")
     addressing: Addressing = Field(
-        default="auto", description="where the bucket's name stands in addresses: path, virtual (in the host), or auto"
+        default="auto", description="where requests name the bucket: path, virtual (in the host name), or auto"
     )
-    profile: Profile | None = Field(default=None, description="the profile of the AWS credentials to use")
+    profile: Profile | None = Field(default=None, description="the AWS profile whose credentials are used")
     credentials_file: FilePath | None = Field(
-        default=None, description="an AWS credentials file; with it the environment's keys are not used"
+        default=None, description="an AWS credentials file; keys in the environment are then ignored"
     )
-    ca_bundle: FilePath | None = Field(default=None, description="a PEM file with the authority of the S3 server")
+    ca_bundle: FilePath | None = Field(
+        default=None, description="a PEM file with the authority that signed the S3 server's certificate"
+    )
     storage_class: StorageClass | None = Field(default=None, description="the S3 storage class of new objects")
     encryption: Encryption | None = Field(
-        default=None, description="encryption by the S3 server, beside drkit's own: sse-s3 or kms"
+        default=None, description="encryption by the S3 server, in addition to drkit's own: sse-s3 or kms"
     )
-    kms_key: KmsKey | None = Field(default=None, description="the KMS key of encryption kms; the account's by default")
-    upload_limit: Size | None = Field(default=None, description="bytes a second that uploads may use together")
-    lock: Lock | None = Field(default=None, description="lock what is stored against deletion, as mode and period")
+    kms_key: KmsKey | None = Field(default=None, description="the KMS key for encryption kms; the account's by default")
+    upload_limit: Size | None = Field(default=None, description="bytes per second for all uploads together")
+    lock: Lock | None = Field(default=None, description="object lock on what is stored: mode and period")
 
     @property
     def s3_options(self) -> dict[str, Any]:
-        """The options by name, without those that nobody set."""
+        """The options by name, without those that are not set."""
         options = {name: getattr(self, name) for name in S3Options.model_fields}
         return {name: value for name, value in options.items() if value is not None}
 
@@ -88,5 +91,5 @@ class S3Options(Section):
             yield Problem((*where, "kms_key"), "means nothing without encryption: kms; expected both or neither")
         storage_class = given.get("storage_class")
         if storage_class in _ARCHIVES:
-            found = f"{describe(storage_class)} is an archive that cannot be read at once"
+            found = f"{describe(storage_class)} is an archive class, which cannot be read immediately"
             yield Problem((*where, "storage_class"), f"{found}; expected a class such as STANDARD")

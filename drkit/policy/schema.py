@@ -1,6 +1,7 @@
-"""The policy as a whole: its sections, what is wrong between them, and its JSON Schema.
+"""The policy as a whole: its sections, the problems in them and between them, and its JSON Schema.
 
-It knows nothing of YAML, files or lines. A new section is a module beside this one and a key of `Policy`.
+This module knows nothing of YAML, files or lines. To add a section, write a module beside this one that declares its
+keys, and add the section to `Policy`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Policy(Section):
 
     @property
     def text(self) -> str:
-        """The YAML that this was loaded from, as every snapshot stores it."""
+        """The YAML that this policy was loaded from, as every snapshot stores it."""
         return self._text
 
     @property
@@ -68,7 +69,7 @@ class Policy(Section):
         return self._path
 
     @classmethod
-    def problems(cls, given: Mapping[str, Any], where: Key = ()) -> Iterator[Problem]:
+    def problems(cls, given: Mapping[str, Any], where: Key) -> Iterator[Problem]:
         for key, field in cls.model_fields.items():
             for section in _sections(field.annotation):
                 if isinstance(given.get(key), Mapping):
@@ -82,17 +83,17 @@ class Policy(Section):
 
 
 class Checked(NamedTuple):
-    """`policy` is None exactly where there are problems."""
+    """`policy` is None if and only if there are problems."""
 
     policy: Policy | None
     problems: list[Problem]
 
 
 def check(document: Mapping[str, Any], *, text: str, path: Path) -> Checked:
-    """Make a policy of plain values, or find every problem in them. Relative paths are relative to the policy file."""
-    problems = list(Policy.problems(document))
+    """Turn plain values into a policy, or find every problem in them. `path` is the policy file."""
+    problems = list(Policy.problems(document, ()))
     try:
-        policy = Policy.model_validate(document, context={"base": path.parent})
+        policy = Policy.model_validate(document, context=path.parent)
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors(include_url=False)]
         return Checked(None, problems)
@@ -104,7 +105,7 @@ def check(document: Mapping[str, Any], *, text: str, path: Path) -> Checked:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of policy files, for editors. What spans several keys only loading checks."""
+    """The JSON Schema of policy files, for editors. Only loading checks rules that span several keys."""
     schema = Policy.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "drkit policy"}
 
@@ -137,7 +138,7 @@ def _unknown_key(key: str, known: list[str]) -> str:
 
 
 def _fields(where: Key) -> dict[str, FieldInfo]:
-    """The keys of the mapping at this place."""
+    """Return the keys that the mapping at `where` may have."""
     section: type[Section] = Policy
     for key in where:
         if isinstance(key, str):
@@ -146,7 +147,7 @@ def _fields(where: Key) -> dict[str, FieldInfo]:
 
 
 def _sections(annotation: object) -> Iterator[type[Section]]:
-    """The sections inside `X`, `X | None` and `tuple[X, ...]`."""
+    """Yield the sections inside `X`, `X | None` and `tuple[X, ...]`."""
     if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, Section):
         yield annotation
     for argument in get_args(annotation):

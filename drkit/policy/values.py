@@ -1,10 +1,10 @@
-"""How the values of a policy are declared, and those that several sections have.
+"""How the types of a policy's values are declared, and the types that several sections share.
 
-A type is declared once, with what it takes, the words for it, and its JSON Schema:
+A type is declared once: what it accepts, as a pattern and in words. Its JSON Schema follows from that:
 
     Region = Annotated[str, matching(r"[a-z0-9-]+", "an S3 region such as eu-central-1")]
 
-A type that only one section has stands in that section's module.
+A type that only one section uses is declared in that section's module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema
 from drkit.policy import durations, sizes
 from drkit.policy.problem import is_secret, quote
 
-_LONGEST = 1024  # of what is matched against a pattern: longer than any of them allows
+_LONGEST = 1024  # a text longer than any pattern allows
 
 
 class Unexpected(ValueError):
@@ -37,10 +37,10 @@ class Unexpected(ValueError):
 
 @dataclass(frozen=True, eq=False)  # typing hashes what is in Annotated
 class Value:
-    """The part of `Annotated[type, Value(...)]` that tells pydantic what to take."""
+    """The part of `Annotated[type, Value(...)]` that tells pydantic what to accept."""
 
     check: Callable[..., object]
-    """Turns what YAML gave into the value, or raises Unexpected. Takes pydantic's ValidationInfo too if it wants it."""
+    """Called with what the YAML says and, if it takes two arguments, a ValidationInfo. Raises Unexpected."""
     json_schema: dict[str, Any]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -51,12 +51,12 @@ class Value:
 
 
 def matching(pattern: str, expected: str) -> Value:
-    """A text that the whole pattern matches; `expected` says the same in words."""
+    """A text that matches the whole pattern; `expected` says in words what that is."""
     return Value(lambda value: matched(value, pattern, expected), text(pattern))
 
 
 def one_of(*choices: str) -> Value:
-    """One of a few plain words."""
+    """One of these plain words."""
     return matching("|".join(choices), f"one of {', '.join(choices)}")
 
 
@@ -67,7 +67,7 @@ def matched(value: object, pattern: str, expected: str) -> str:
 
 
 def text(pattern: str) -> dict[str, Any]:
-    """The JSON Schema of a text that the whole pattern matches."""
+    """The JSON Schema of a text that matches the whole pattern."""
     return {"type": "string", "pattern": f"^({pattern})$"}
 
 
@@ -76,8 +76,8 @@ SOME_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 
 def policy_directory(info: ValidationInfo) -> Path:
     """What relative paths are relative to."""
-    directory = (info.context or {}).get("base")
-    return directory if isinstance(directory, Path) else Path.cwd()
+    assert isinstance(info.context, Path)  # see schema.check
+    return info.context
 
 
 def file_path(value: object, base: Path, expected: str = "the path of a file") -> Path:
@@ -86,12 +86,12 @@ def file_path(value: object, base: Path, expected: str = "the path of a file") -
     if not isinstance(value, str) or not value or re.search(r"[\0\r\n]", value):
         raise Unexpected(expected)
     if value.startswith("~"):
-        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, where no shell expands the ~")
+        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, but no shell expands the ~ here")
     return base / value
 
 
 def _command(value: object) -> tuple[str, ...]:
-    """A program, by its absolute path or found in PATH, and its arguments; no shell reads it."""
+    """A program, as an absolute path or a name in PATH, and its arguments. No shell reads them."""
     expected = "a list of a program and its arguments such as [pass, show, backup-key]"
     if (
         not isinstance(value, list)
@@ -142,7 +142,7 @@ def _timezone(value: object) -> str:
     return zone
 
 
-# The grammar of the Docker distribution project, without its limits of length.
+# The grammar of the Docker distribution project, without its length limits.
 _DOMAIN = (
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
 )
