@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
 ]
 RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 
-# Third-party packages, each with the one module that knows it and translates its exceptions.
+# Third-party packages, each with the one module or package that knows it and translates its exceptions.
 OWNERS = {
     "blake3": "drkit.repository.format.digest",
     "boto3": "drkit.storage.s3.bucket",
@@ -42,7 +42,7 @@ OWNERS = {
     "docker": "drkit.engine.client",
     "msgpack": "drkit.repository.format.tree",
     "pathspec": "drkit.pipeline.select",
-    "pydantic": "drkit.policy.schema",
+    "pydantic": "drkit.policy.*",
     "pyfastcdc": "drkit.repository.format.chunker",
     "pyrage": "drkit.repository.keys.identity",
     "requests": "drkit.engine.client",

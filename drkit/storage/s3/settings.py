@@ -28,7 +28,10 @@ class ObjectLock:
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Where and how to reach a bucket. Unset credentials come from the AWS chain; no field holds a secret."""
+    """Where and how to reach a bucket. Unset credentials come from the AWS chain; no field holds a secret.
+
+    Every field but `as_of` is an option of the policy with the same name and, but for `lock`, the same type.
+    """
 
     endpoint: str | None = None
     region: str | None = None
