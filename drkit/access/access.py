@@ -119,7 +119,7 @@ def _described(policy: Policy, url: str, environ: Mapping[str, str]) -> Place:
     return chosen[0]
 
 
-def _s3_settings(place: Place | None, environ: Mapping[str, str], as_of: datetime | None) -> S3Settings:
+def _s3_settings(described: Place | None, environ: Mapping[str, str], as_of: datetime | None) -> S3Settings:
     """Take each option from the policy, else from the environment. Option and setting have the same name."""
     bundle = environ.get("DRKIT_CA_BUNDLE")
     settings = S3Settings(
@@ -128,7 +128,7 @@ def _s3_settings(place: Place | None, environ: Mapping[str, str], as_of: datetim
         ca_bundle=Path(bundle) if bundle else None,
         as_of=as_of,
     )
-    return replace(settings, **(place.s3_options | {"lock": _lock(place)})) if place else settings
+    return replace(settings, **(described.s3_options | {"lock": _lock(described)})) if described else settings
 
 
 def _lock(place: Place) -> ObjectLock | None:

@@ -6,8 +6,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from drkit.operations.plan import Planned, plan_targets
 from drkit.policy import Policy, parse_policy
+from drkit.repository.format.kinds import Kind
+from drkit.targets import plan_targets
+from drkit.targets.base import Planned
 
 
 class Volumes:
@@ -49,4 +51,4 @@ def test_the_entry_that_names_a_volume_wins_then_the_first_whose_pattern_matches
 
 def test_a_volume_that_no_entry_matches_is_left_out() -> None:
     planned = plan_targets(policy("- name: shop_data\n"), Volumes("shop_data", "other"))  # type: ignore[arg-type]
-    assert planned == [Planned("volume", "shop_data")]
+    assert planned == [Planned(Kind.VOLUME, "shop_data")]
