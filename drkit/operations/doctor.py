@@ -15,7 +15,7 @@ from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, StorageUnavailable, reason
 from drkit.policy import Policy
 from drkit.storage import LOCK_HINT, Storage, is_s3, local_path, permission_problem
-from drkit.storage.probe import Capabilities, probe
+from drkit.storage.probe import Capabilities, probe_storage
 
 SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
@@ -90,7 +90,7 @@ def _unreadable(path: Path) -> str | None:
 
 def _storage(access: Access, now: datetime) -> Iterator[Finding]:
     storage = open_access(access)
-    found = probe(storage)
+    found = probe_storage(storage)
     yield from _capabilities(storage, found)
     problem = None if is_s3(access.url) else permission_problem(local_path(access.url))
     if problem:
@@ -151,7 +151,7 @@ def _repository(access: Access) -> Iterator[Finding]:
     yield _ok("repository", f"{repository.id.hex()} opens: {snapshots} snapshots, {mode}")
     if repository.damage:
         raise repository.damage[0]
-    if not repository.single_writer and (reason := probe(repository.storage).unsafe):
+    if not repository.single_writer and (reason := probe_storage(repository.storage).unsafe):
         raise StorageUnavailable(
             f"the repository takes many writers, but its store does not: {reason}",
             hint="Let one drkit at a time work on it, and move it with a copy to a repository made here.",

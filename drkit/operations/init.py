@@ -18,7 +18,7 @@ from drkit.repository.keys.wraps import put_escrow
 from drkit.repository.mirror.mirror import create_mirror, open_mirror
 from drkit.repository.repository import Repository, require_no_repository
 from drkit.storage import LOCK_HINT, Storage, keep_reserve
-from drkit.storage.probe import Capabilities, probe
+from drkit.storage.probe import Capabilities, probe_storage
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _new_place(access: Access) -> tuple[Storage, Capabilities]:
     """Open a place where no repository is yet, and find out whether one can be kept there."""
     storage = open_access(access, create=True)
     require_no_repository(storage)
-    capabilities = probe(storage)
+    capabilities = probe_storage(storage)
     if capabilities.unusable:
         raise StorageUnavailable(
             f"no repository can be kept in {storage.url}: {capabilities.unusable}",

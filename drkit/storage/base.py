@@ -61,17 +61,14 @@ class Storage(ABC):
     create_only: bool = True
 
     @abstractmethod
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         """Create an object, all or nothing; on return it is durable.
 
+        `locked=False` is for an object that will soon be deleted: no object lock is put on it, whatever its key.
         Raises ObjectExists where the key is taken. A storage whose answers can be lost on the way takes an object with
         the very same bytes for its own: bodies that must not be mistaken for one another carry a nonce. After any
         other error the object may exist, but then it is whole: only its durability or our knowledge of it is missing.
         """
-
-    def put_passing(self, key: str, data: Data) -> None:
-        """Put an object that is soon deleted again: no retention lock holds it, whatever its key."""
-        self.put(key, data)
 
     @abstractmethod
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -123,7 +120,7 @@ class Storage(ABC):
         Raises nothing: what is wrong with an object is told to who gets it.
         """
 
-    def nature(self) -> StoreInfo:
+    def store_info(self) -> StoreInfo:
         """Ask the store what it is. May write and remove scratch files of its own."""
         return StoreInfo()
 

@@ -49,11 +49,8 @@ class CachedStorage(Storage):
     def create_only(self, value: bool) -> None:
         self._inner.create_only = value
 
-    def put(self, key: str, data: Data) -> None:
-        self._inner.put(key, data)
-
-    def put_passing(self, key: str, data: Data) -> None:
-        self._inner.put_passing(key, data)
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        self._inner.put(key, data, locked=locked)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         size = self._listed.get(key)
@@ -106,8 +103,8 @@ class CachedStorage(Storage):
     def shadowed_objects(self) -> Iterator[tuple[str, str]]:
         return self._inner.shadowed_objects()
 
-    def nature(self) -> StoreInfo:
-        return self._inner.nature()
+    def store_info(self) -> StoreInfo:
+        return self._inner.store_info()
 
     def server_time(self) -> datetime | None:
         return self._inner.server_time()

@@ -62,12 +62,12 @@ class Capabilities:
         return None
 
 
-def probe(storage: Storage) -> Capabilities:
+def probe_storage(storage: Storage) -> Capabilities:
     """Try everything out. Raises what the storage raises where not even a plain put, get or list works.
 
     Where the store does not know conditional writes, it is asked to go on without: see Storage.create_only.
     """
-    nature = storage.nature()
+    nature = storage.store_info()
     base = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
     notes: list[str] = []
     made: list[str] = []

@@ -79,9 +79,9 @@ class FaultyStorage(Storage):
                 raise fault.error
         return struck[0].error if struck else None
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         late = self._enter("put", key)
-        self.inner.put(key, data)
+        self.inner.put(key, data, locked=locked)
         if late:
             raise late
 

@@ -17,7 +17,7 @@ class MemoryStorage(Storage):
         self.objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         validate_key(key)
         with self._lock:
             if key in self.objects:

@@ -91,9 +91,9 @@ class _Scheduled(Storage):
         self._scheduler.pause(self._actor)
         return self._scheduler.inner
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         with self._lock:
-            self._call().put(key, data)
+            self._call().put(key, data, locked=locked)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         with self._lock:

@@ -79,7 +79,7 @@ class LocalStorage(Storage):
         self._debris_removed = False
         self._debris_lock = threading.Lock()
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         validate_key(key)
         with _explained("store", self.root / key):
             self._remove_debris()
@@ -208,7 +208,7 @@ class LocalStorage(Storage):
                 _require_file(status, path)
                 yield ObjectInfo(entry.key, status.st_size)
 
-    def nature(self) -> StoreInfo:
+    def store_info(self) -> StoreInfo:
         with _explained("lock", self.root), opened_directory(self.root) as root:
             kind = file_system_type(self.root)
             with opened_directory(RESERVED, root, create=True) as tmp:

@@ -117,11 +117,8 @@ class S3Storage(Storage):
         """How many requests were sent again so far."""
         return self._retrier.retries
 
-    def put(self, key: str, data: Data) -> None:
-        self._put(key, data, self._locks.until(key) if self._locks else None)
-
-    def put_passing(self, key: str, data: Data) -> None:
-        self._put(key, data, None)
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        self._put(key, data, self._locks.until(key) if self._locks and locked else None)
 
     def put_for_seconds(self, key: str, data: Data, seconds: float) -> None:
         """Put a scratch object as others are put, its lock but for so long. That it holds is not looked at."""
@@ -342,7 +339,7 @@ class S3Storage(Storage):
             elif len({(version.size, version.tag) for version in (newest, *older) if not version.marker}) > 1:
                 yield key, f"written over at {newest.modified:%Y-%m-%dT%H:%M:%SZ}: older versions have other bytes"
 
-    def nature(self) -> StoreInfo:
+    def store_info(self) -> StoreInfo:
         versioning = self._asked("get_bucket_versioning")
         lock = self._asked("get_object_lock_configuration")
         return StoreInfo(

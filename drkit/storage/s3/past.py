@@ -35,7 +35,7 @@ class PastStorage(Storage):
         self.request_size = present.request_size
         self._known: dict[str, Version] = {}
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         raise self._read_only()
 
     def delete(self, key: str) -> None:

@@ -20,7 +20,7 @@ from drkit.repository.writer import RunWriter
 from drkit.storage import ObjectInfo, open_storage
 from drkit.storage.base import Data, StoreInfo
 from drkit.storage.local.files import file_system_type
-from drkit.storage.probe import Capabilities, probe
+from drkit.storage.probe import Capabilities, probe_storage
 from tests.support.memory_storage import MemoryStorage
 from tests.support.pruning import ALL, FastClock
 from tests.support.repositories import NOW, create, write_snapshot
@@ -29,9 +29,9 @@ from tests.support.repositories import NOW, create, write_snapshot
 class Overwriting(MemoryStorage):
     """Ignores that a key is taken, as radosgw does in a bucket with versioning; unless it looks first."""
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         if not self.create_only:
-            super().put(key, data)
+            super().put(key, data, locked=locked)
         else:
             self.objects[key] = bytes(data)
 
@@ -39,7 +39,7 @@ class Overwriting(MemoryStorage):
 class Racing(MemoryStorage):
     """Looks, then writes: right as long as nobody else does the same."""
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         if key in self.objects:
             raise ObjectExists(key)
         time.sleep(0.005)
@@ -49,10 +49,10 @@ class Racing(MemoryStorage):
 class NoConditions(MemoryStorage):
     """Does not know conditional writes at all."""
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         if self.create_only:
             raise StorageUnavailable("cannot store: the server answers 501 NotImplemented", hint="Do without.")
-        super().put(key, data)
+        super().put(key, data, locked=locked)
 
 
 class Forgetful(MemoryStorage):
@@ -76,7 +76,7 @@ class Ranges(MemoryStorage):
 
 def test_a_good_store(tmp_path: Path) -> None:
     for storage in (MemoryStorage(), open_storage(str(tmp_path / "repository"), create=True)):
-        found = probe(storage)
+        found = probe_storage(storage)
         assert (found.create_only, found.atomic, found.listing, found.ranges, found.deletes) == (True,) * 5
         assert found.unsafe is None
         assert found.unusable is None
@@ -94,7 +94,7 @@ def test_a_good_store(tmp_path: Path) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, MemoryStorage) else "",
 )
 def test_a_store_for_a_single_writer(storage: MemoryStorage, reason: str) -> None:
-    found = probe(storage)
+    found = probe_storage(storage)
     assert found.unsafe is not None
     assert reason in found.unsafe
     assert found.unusable is None
@@ -104,13 +104,13 @@ def test_a_store_for_a_single_writer(storage: MemoryStorage, reason: str) -> Non
 
 @pytest.mark.parametrize(("storage", "reason"), [(Forgetful(), "listing"), (Ranges(), "a part of an object")])
 def test_a_store_for_no_repository(storage: MemoryStorage, reason: str, tmp_path: Path) -> None:
-    found = probe(storage)
+    found = probe_storage(storage)
     assert found.unusable is not None
     assert reason in found.unusable
 
 
 def test_a_store_that_deletes_nothing() -> None:
-    found = probe(AppendOnly())
+    found = probe_storage(AppendOnly())
     assert not found.deletes
     assert "scratch objects" in found.notes[0]
     assert (found.unsafe, found.unusable) == (None, None)
