@@ -42,7 +42,6 @@ from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
-from drkit.storage import keep_reserve
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ def backup(
     seen.require_same(repository, accepted=accept_repository)
     for difference in recipient_differences(repository, recipients):
         log.warning("%s", difference, extra={"hint": "Run drkit key rewrap where the identity is."})
-    keep_reserve(repository.storage)
+    repository.storage.keep_reserve()
     snapshots, damaged = readable_snapshots(repository)
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
@@ -125,7 +124,7 @@ def backup(
             writer.commit(record)
             listed.append(record.id)
     seen.remember(repository, listed)
-    if repository.storage.locks and record.status != "failed":
+    if repository.storage.traits.locks and record.status != "failed":
         renewed(_renew_locks(repository, record, [*snapshots, record], policy, now))
     return record
 

@@ -13,7 +13,6 @@ from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror
 from drkit.repository.mirror.transfer import Transfer
 from drkit.repository.repository import Repository
-from drkit.storage import keep_reserve
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def copy(
     """
     mirror = open_mirror(source, open_access(access, cached=True))
     done = copy_into(source, mirror, references, host=host, progress=progress)
-    keep_reserve(mirror.storage)
+    mirror.storage.keep_reserve()
     return done
 
 

@@ -14,7 +14,7 @@ from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, StorageUnavailable, reason
 from drkit.policy import Policy
-from drkit.storage import LOCK_HINT, Storage, is_s3, local_path, permission_problem
+from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
 
 SKEW_TOLERATED = timedelta(minutes=1)
@@ -92,7 +92,7 @@ def _storage(access: Access, now: datetime) -> Iterator[Finding]:
     storage = open_access(access)
     found = probe_storage(storage)
     yield from _capabilities(storage, found)
-    problem = None if is_s3(access.url) else permission_problem(local_path(access.url))
+    problem = storage.permission_problem()
     if problem:
         yield _warning("storage", problem, "Let drkit's user own the directory, with mode 0700.")
     yield from _clock(storage, now)

@@ -9,7 +9,6 @@ from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, RetentionRefused, StorageFull
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.repository import Repository
-from drkit.storage import keep_reserve, released_reserve
 
 
 @dataclass
@@ -35,14 +34,14 @@ def forget(repository: Repository, references: Sequence[str], *, yes_really: boo
         try:
             repository.storage.delete(SNAPSHOT_PREFIX + run_id)
         except StorageFull:
-            with released_reserve(repository.storage):
+            with repository.storage.released_reserve():
                 repository.storage.delete(SNAPSHOT_PREFIX + run_id)
         except DrkitError as error:
             error.add_note(f"forgotten before: {', '.join(done.snapshots) or 'none'}")
             raise
         done.snapshots.append(run_id)
         done.left -= 1
-    keep_reserve(repository.storage)
+    repository.storage.keep_reserve()
     return done
 
 

@@ -17,7 +17,7 @@ from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import put_escrow
 from drkit.repository.mirror.mirror import create_mirror, open_mirror
 from drkit.repository.repository import Repository, require_no_repository
-from drkit.storage import LOCK_HINT, Storage, keep_reserve
+from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
 
 
@@ -69,9 +69,9 @@ def init(
     repository = Repository.create(
         storage, identity, recipients, now=now, single_writer=capabilities.unsafe is not None
     )
-    keep_reserve(storage)
+    storage.keep_reserve()
     if passphrase is not None:
-        put_escrow(storage, repository.objects, identity, passphrase)
+        put_escrow(repository.storage, repository.objects, identity, passphrase)
     return Initialized(
         repository_id=repository.id.hex(),
         url=storage.url,
@@ -104,7 +104,7 @@ def init_mirror(access: Access, source: Repository, *, now: datetime) -> MirrorM
         )
     storage, capabilities = _new_place(access)
     holders = create_mirror(source, storage, now=now, single_writer=capabilities.unsafe is not None)
-    keep_reserve(storage)
+    storage.keep_reserve()
     return MirrorMade(open_mirror(source, storage), source.storage.url, holders, capabilities)
 
 

@@ -18,7 +18,6 @@ from drkit.repository.locks import renew_locks
 from drkit.repository.prune.plan import PrunePlan, plan_prune
 from drkit.repository.prune.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
-from drkit.storage import keep_reserve, released_reserve
 
 MAX_REPACK = 4 << 30
 """Bytes of chunks that one prune moves unless told otherwise: some minutes on a slow disk."""
@@ -70,11 +69,11 @@ def prune(
         pruned = run(options)
     except StorageFull:
         say("the disk is full: dropping whole packs only")
-        with released_reserve(repository.storage):
+        with repository.storage.released_reserve():
             pruned = run(Options(0, options.yes_really, options.grace))
         pruned.disk_full = True
-    keep_reserve(repository.storage)
-    if repository.storage.locks:
+    repository.storage.keep_reserve()
+    if repository.storage.traits.locks:
         snapshots, _ = readable_snapshots(repository)
         pruned.locks_renewed = renew_locks(repository, still_kept(snapshots, policy, host, now))
     return pruned

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drkit.access.access import Access, open_access
-from drkit.storage import LOCK_HINT, attack, is_s3
-from drkit.storage.s3.tamper import Attempt
+from drkit.storage import LOCK_HINT, Attempt
 
 
 @dataclass(frozen=True)
@@ -24,18 +23,19 @@ class Verdict:
 def try_tampering(access: Access) -> Verdict:
     """Attack scratch objects with the host's own credentials. Nothing of the repository itself is touched."""
     storage = open_access(access)
-    if not is_s3(access.url):
+    tried = storage.try_tampering()
+    if tried is None:
         return Verdict(
             False,
             f"{storage.url} is a directory: whoever has taken this host can delete all that is in it",
             "Keep the repository in a bucket with object lock, or a second one that this host cannot write to.",
         )
-    attempts, left = attack(storage)
+    attempts, left = tried
     lost = [attempt.what for attempt in attempts if not attempt.survived]
     if not lost:
         return Verdict(True, attempts=attempts, left=left)
     reason = f"with this host's credentials a thief can {lost[0]}"
-    return Verdict(False, reason, _cure(storage.locks, lost), attempts, left)
+    return Verdict(False, reason, _cure(storage.traits.locks, lost), attempts, left)
 
 
 def _cure(locks: bool, lost: list[str]) -> str:

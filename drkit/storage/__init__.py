@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from drkit.errors import UsageError
-from drkit.storage.base import ObjectInfo, Storage, validate_key
-from drkit.storage.local.directory import LocalStorage, open_directory, permission_problem
-from drkit.storage.local.reserve import keep_reserve, released_reserve
+from drkit.storage.base import Attempt, ObjectInfo, Storage, validate_key
+from drkit.storage.local.directory import open_directory
 from drkit.storage.s3.settings import LOCK_HINT, ObjectLock, S3Settings, parse_s3_url
-
-if TYPE_CHECKING:
-    from drkit.storage.s3.tamper import Attempt
 
 __all__ = [
     "LOCK_HINT",
@@ -22,34 +17,15 @@ __all__ = [
     "ObjectLock",
     "S3Settings",
     "Storage",
-    "attack",
     "check_url",
-    "foreign_files",
     "is_s3",
-    "keep_reserve",
     "local_path",
     "open_storage",
     "parse_s3_url",
-    "permission_problem",
-    "released_reserve",
     "validate_key",
 ]
 
 _HINT = "Give the path of a directory, or a URL like s3://bucket/prefix."
-
-
-def attack(storage: Storage) -> tuple[list[Attempt], list[str]]:
-    """Do to scratch objects in a bucket what a thief of our credentials would; see tamper.attack."""
-    from drkit.storage.s3.bucket import S3Storage
-    from drkit.storage.s3.tamper import attack as run
-
-    assert isinstance(storage, S3Storage)
-    return run(storage)
-
-
-def foreign_files(storage: Storage) -> list[str]:
-    """Return the paths in a storage's directory whose names are no keys: no listing shows them."""
-    return sorted(storage.foreign_files()) if isinstance(storage, LocalStorage) else []
 
 
 def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None) -> Storage:

@@ -63,7 +63,7 @@ def test_a_versioned_bucket_is_found_out(storage: S3Storage, s3_server: S3Server
     s3_server.client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     found = probe_storage(storage)
     assert (found.create_only, found.nature.versioning) == (False, True)
-    storage.create_only = False
+    storage = storage.single_writer()
     storage.put("config", b"first")
     with pytest.raises(ObjectExists):
         storage.put("config", b"second")

@@ -35,12 +35,23 @@ from drkit.errors import (
     StorageUnavailable,
     UsageError,
 )
-from drkit.storage.base import Data, ObjectInfo, Storage, StoreInfo, validate_key, validate_prefix, validate_range
+from drkit.storage.base import (
+    Data,
+    ObjectInfo,
+    Storage,
+    StoreInfo,
+    Tampering,
+    Traits,
+    validate_key,
+    validate_prefix,
+    validate_range,
+)
 from drkit.storage.retry import Deadline, Retrier, RetryPolicy, TransientError
 from drkit.storage.s3.answers import CREDENTIALS_HINT, explain, moment
 from drkit.storage.s3.listing import Listings, Version, take_objects
 from drkit.storage.s3.locks import Locks
 from drkit.storage.s3.settings import LOCK_HINT, S3Settings, parse_s3_url
+from drkit.storage.s3.tamper import attack
 from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
 MAX_OBJECT = 65 * 1024 * 1024
@@ -90,10 +101,6 @@ _REASONS = {
 class S3Storage(Storage):
     """A prefix of a bucket. Threads share one client and its connections."""
 
-    parallel_puts = PARALLEL_PUTS
-    parallel_gets = PARALLEL_GETS
-    request_size = REQUEST_SIZE
-
     def __init__(self, client: Any, bucket: str, prefix: str, settings: S3Settings, patience: RetryPolicy) -> None:
         self._client = client
         self._bucket = bucket
@@ -110,7 +117,7 @@ class S3Storage(Storage):
         """Whether deleting means deleting versions; None as long as no DELETE has shown it."""
         self._started: datetime | None = None
         self._locks = Locks(self.ask, settings.lock, self.now) if settings.lock else None
-        self.locks = self._locks is not None
+        self.traits = Traits(PARALLEL_PUTS, PARALLEL_GETS, REQUEST_SIZE, locks=settings.lock is not None)
 
     @property
     def retries(self) -> int:
@@ -138,14 +145,14 @@ class S3Storage(Storage):
         if view.nbytes < MD5_BELOW:
             digest = hashlib.md5(view, usedforsecurity=False).digest()
             options["ContentMD5"] = base64.b64encode(digest).decode()
-        if self.create_only:
+        if self.traits.create_only:
             options["IfNoneMatch"] = "*"
         if self._locks and locked_until:
             options |= self._locks.options(locked_until, mode)
 
         def attempt(earlier: int) -> str | None:
             try:
-                if not self.create_only:
+                if not self.traits.create_only:
                     self._require_absent(key)
                 answer = self._send("put_object", "store", key, Body=ThrottledBody(view, self._throttle), **options)
             except ObjectExists:
@@ -338,6 +345,9 @@ class S3Storage(Storage):
                 yield key, f"hidden by a delete marker since {newest.modified:%Y-%m-%dT%H:%M:%SZ}"
             elif len({(version.size, version.tag) for version in (newest, *older) if not version.marker}) > 1:
                 yield key, f"written over at {newest.modified:%Y-%m-%dT%H:%M:%SZ}: older versions have other bytes"
+
+    def try_tampering(self) -> Tampering:
+        return attack(self)
 
     def store_info(self) -> StoreInfo:
         versioning = self._asked("get_bucket_versioning")

@@ -30,7 +30,7 @@ class Overwriting(MemoryStorage):
     """Ignores that a key is taken, as radosgw does in a bucket with versioning; unless it looks first."""
 
     def put(self, key: str, data: Data, *, locked: bool = True) -> None:
-        if not self.create_only:
+        if not self.traits.create_only:
             super().put(key, data, locked=locked)
         else:
             self.objects[key] = bytes(data)
@@ -50,7 +50,7 @@ class NoConditions(MemoryStorage):
     """Does not know conditional writes at all."""
 
     def put(self, key: str, data: Data, *, locked: bool = True) -> None:
-        if self.create_only:
+        if self.traits.create_only:
             raise StorageUnavailable("cannot store: the server answers 501 NotImplemented", hint="Do without.")
         super().put(key, data, locked=locked)
 
@@ -80,7 +80,7 @@ def test_a_good_store(tmp_path: Path) -> None:
         assert (found.create_only, found.atomic, found.listing, found.ranges, found.deletes) == (True,) * 5
         assert found.unsafe is None
         assert found.unusable is None
-        assert storage.create_only
+        assert storage.traits.create_only
         assert list(storage.list("")) == []
 
 
@@ -99,7 +99,8 @@ def test_a_store_for_a_single_writer(storage: MemoryStorage, reason: str) -> Non
     assert reason in found.unsafe
     assert found.unusable is None
     assert storage.objects == {}
-    assert storage.create_only == (not isinstance(storage, NoConditions))
+    assert storage.traits.create_only, "the probe left the storage as it was"
+    assert any("conditional writes" in note for note in found.notes) == isinstance(storage, NoConditions)
 
 
 @pytest.mark.parametrize(("storage", "reason"), [(Forgetful(), "listing"), (Ranges(), "a part of an object")])
@@ -149,7 +150,7 @@ def test_the_mode_is_in_the_config_and_authenticated() -> None:
     storage = Overwriting()
     repository, _ = single_writer_repository(storage)
     assert repository.single_writer
-    assert not storage.create_only
+    assert not repository.storage.traits.create_only
     assert b'"writers": "single"' in storage.objects["config"]
     storage.objects["config"] = storage.objects["config"].replace(b'"single"', b'"many"')
     with pytest.raises(Exception, match="does not authenticate"):
