@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from drkit.errors import UsageError
+from drkit.events import LOGGED, Events
 from drkit.storage.base import Attempt, ObjectInfo, Storage, validate_key
 from drkit.storage.local.directory import open_directory
 from drkit.storage.s3.settings import LOCK_HINT, ObjectLock, S3Settings, parse_s3_url
@@ -28,7 +29,7 @@ __all__ = [
 _HINT = "Give the path of a directory, or a URL like s3://bucket/prefix."
 
 
-def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None) -> Storage:
+def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None, events: Events = LOGGED) -> Storage:
     """Open the storage at a directory path, file:// or s3:// URL. Raises RepositoryNotFound where no directory is.
 
     `create` makes the directory where it is missing; it never makes a bucket, and that one is missing shows at the
@@ -39,7 +40,7 @@ def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None
         from drkit.storage.s3.past import PastStorage
 
         settings = s3 or S3Settings()
-        bucket = open_bucket(url, settings)
+        bucket = open_bucket(url, settings, events=events)
         return PastStorage(bucket, settings.as_of) if settings.as_of else bucket
     if s3 is not None and s3.as_of:
         raise UsageError(

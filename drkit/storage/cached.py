@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from drkit.errors import DrkitError
+from drkit.events import LOGGED, Events
 from drkit.storage.base import ObjectInfo, Storage
 from drkit.storage.forwarding import ForwardingStorage
-
-log = logging.getLogger(__name__)
 
 PREFIXES = ("snapshots/", "index/", "keys/recipients/")
 _BUSY_SECONDS = 5.0
@@ -31,9 +29,9 @@ _FETCHES = 8
 class CachedStorage(ForwardingStorage):
     """Answers gets of whole objects below PREFIXES from copies where it can."""
 
-    def __init__(self, inner: Storage, path: Path) -> None:
+    def __init__(self, inner: Storage, path: Path, events: Events = LOGGED) -> None:
         super().__init__(inner)
-        self._copies = _Copies(path)
+        self._copies = _Copies(path, events)
         self._listed: dict[str, int] = {}
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -79,8 +77,9 @@ class CachedStorage(ForwardingStorage):
 class _Copies:
     """Objects by key in an SQLite file of mode 0600. It may fail in any way: then there are no copies."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, events: Events) -> None:
         self._path = path
+        self._events = events
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         try:
@@ -135,7 +134,7 @@ class _Copies:
         return default
 
     def _give_up(self, error: Exception) -> None:
-        log.info("%s: no copies are kept (%s)", self._path, error)
+        self._events.note(f"{self._path}: no copies are kept ({error})")
         if self._database is not None:
             self._database.close()
             self._database = None

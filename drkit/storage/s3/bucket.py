@@ -35,6 +35,7 @@ from drkit.errors import (
     StorageUnavailable,
     UsageError,
 )
+from drkit.events import LOGGED, Events
 from drkit.storage.base import (
     Data,
     ObjectInfo,
@@ -101,15 +102,22 @@ _REASONS = {
 class S3Storage(Storage):
     """A prefix of a bucket. Threads share one client and its connections."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str, settings: S3Settings, patience: RetryPolicy) -> None:
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str,
+        settings: S3Settings,
+        policy: RetryPolicy,
+        events: Events = LOGGED,
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.endpoint = str(client.meta.endpoint_url)
         self._settings = settings
-        self._patience = patience
-        self._retrier = Retrier(patience)
+        self._retrier = Retrier(policy, events)
         self._throttle = Throttle(settings.upload_limit) if settings.upload_limit else None
         self._extras = settings.write_options
         self._listings = Listings(self._send, self._retrier, self._prefix, self.url)
@@ -150,7 +158,7 @@ class S3Storage(Storage):
         if self._locks and locked_until:
             options |= self._locks.options(locked_until, mode)
 
-        def attempt(earlier: int) -> str | None:
+        def attempt() -> str | None:
             try:
                 if not self.traits.create_only:
                     self._require_absent(key)
@@ -199,7 +207,7 @@ class S3Storage(Storage):
         if length == 0:
             return self._nothing(key, offset)
         try:
-            return self._retrier.run(f"get {key}", lambda earlier: self._fetch(key, version, offset, length))
+            return self._retrier.run(f"get {key}", lambda: self._fetch(key, version, offset, length))
         except IntegrityError:
             if length is None:  # from the very end: nothing follows, which no range can say
                 return self._nothing(key, offset)
@@ -248,7 +256,7 @@ class S3Storage(Storage):
     def _pieces(self, key: str, body: Any, size: int) -> Iterator[bytes]:
         """Yield exactly `size` bytes as they come. Raises TransientError when they do not, or come too slowly."""
         read = getattr(body._raw_stream, "read1", body._raw_stream.read)
-        deadline = Deadline(self._patience, size)
+        deadline = Deadline(self._retrier.policy, size)
         left = size
         try:
             while left:
@@ -264,7 +272,7 @@ class S3Storage(Storage):
 
     def stat(self, key: str) -> ObjectInfo:
         validate_key(key)
-        return self._retrier.run(f"stat {key}", lambda earlier: self._look(key))
+        return self._retrier.run(f"stat {key}", lambda: self._look(key))
 
     def _look(self, key: str) -> ObjectInfo:
         """Find an object by a listing of one. An answer to HEAD has no body: what breaks off within looks complete, and
@@ -367,7 +375,7 @@ class S3Storage(Storage):
             return None
 
     def server_time(self) -> datetime | None:
-        page = self._retrier.run("list", lambda earlier: self._listings.page("", {"MaxKeys": 1}))
+        page = self._retrier.run("list", lambda: self._listings.page("", {"MaxKeys": 1}))
         date = page["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(date) if date else None
 
@@ -382,7 +390,7 @@ class S3Storage(Storage):
 
     def ask(self, operation: str, action: str, key: str, **parameters: Any) -> Any:
         """Send one request, again while that may help."""
-        return self._retrier.run(f"{operation} {key}", lambda earlier: self._send(operation, action, key, **parameters))
+        return self._retrier.run(f"{operation} {key}", lambda: self._send(operation, action, key, **parameters))
 
     def _send(self, operation: str, action: str, key: str, **parameters: Any) -> Any:
         """Send one request, once. Raises TransientError for what may pass, else the error to tell."""
@@ -424,13 +432,18 @@ class S3Storage(Storage):
         return TransientError(StorageUnavailable(f"cannot {action} {where}: {reason}", hint=hint))
 
 
-def open_bucket(url: str, settings: S3Settings, patience: RetryPolicy | None = None) -> S3Storage:
+def open_bucket(
+    url: str,
+    settings: S3Settings,
+    policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    events: Events = LOGGED,
+) -> S3Storage:
     """Open the storage at s3://bucket/prefix. No request is sent; a missing bucket shows at the first one."""
     bucket, prefix = parse_s3_url(url)
-    return S3Storage(_client(settings, patience or RetryPolicy()), bucket, prefix, settings, patience or RetryPolicy())
+    return S3Storage(_client(settings, policy), bucket, prefix, settings, policy, events)
 
 
-def _client(settings: S3Settings, patience: RetryPolicy) -> Any:
+def _client(settings: S3Settings, policy: RetryPolicy) -> Any:
     session = botocore.session.Session()
     # botocore's own parser takes 0.1 ms for each key of a listing: longer than all else about it together.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
@@ -451,8 +464,8 @@ def _client(settings: S3Settings, patience: RetryPolicy) -> Any:
         signature_version="s3v4",
         # Every PUT is signed with the SHA-256 of its bytes: the signature is void where they arrive as others.
         s3={"addressing_style": addressing, "payload_signing_enabled": True},
-        connect_timeout=patience.connect,
-        read_timeout=patience.read,
+        connect_timeout=policy.connect,
+        read_timeout=policy.read,
         max_pool_connections=CONNECTIONS,
         tcp_keepalive=True,
         retries={"total_max_attempts": 1, "mode": "standard"},

@@ -65,7 +65,7 @@ class Listings:
         token: dict[str, str] = {}
         last = ""
         while True:
-            page = self._retrier.run(f"list {prefix}", lambda earlier: self.page(prefix, token))  # noqa: B023
+            page = self._retrier.run(f"list {prefix}", lambda: self.page(prefix, token))  # noqa: B023
             for entry in page.get("Contents", ()):
                 name = entry["Key"]
                 self._require_ours(name, prefix, in_order=name > last)
@@ -85,7 +85,7 @@ class Listings:
         start: dict[str, str] = {}
         last = ""
         while True:
-            page = self._retrier.run(f"list {prefix}", lambda earlier: self._version_page(prefix, start))  # noqa: B023
+            page = self._retrier.run(f"list {prefix}", lambda: self._version_page(prefix, start))  # noqa: B023
             found = [self._version(entry, marker=False) for entry in page.get("Versions", ())]
             found += [self._version(entry, marker=True) for entry in page.get("DeleteMarkers", ())]
             for version in sorted(found, key=lambda each: (each.key, not each.latest, -each.modified.timestamp())):
