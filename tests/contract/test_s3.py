@@ -95,6 +95,7 @@ def test_other_objects_in_the_bucket_are_passed_over(storage: S3Storage, s3_serv
         client.put_object(Bucket=name, Key=key, Body=b"x")
     storage.put("config", b"ours")
     assert [(info.key, info.size) for info in storage.list("")] == [("config", 4)]
+    assert [(version.key, version.size, version.latest) for version in storage.versions("")] == [("config", 4, True)]
 
 
 @pytest.mark.parametrize(

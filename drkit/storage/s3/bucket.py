@@ -48,8 +48,8 @@ from drkit.storage.base import (
     validate_range,
 )
 from drkit.storage.retry import Deadline, Retrier, RetryPolicy, TransientError
-from drkit.storage.s3.answers import CREDENTIALS_HINT, explain, moment
-from drkit.storage.s3.listing import Listings, Version, take_objects
+from drkit.storage.s3.answers import CREDENTIALS_HINT, explain
+from drkit.storage.s3.listing import Listings, Version, take_entries
 from drkit.storage.s3.locks import Locks
 from drkit.storage.s3.settings import LOCK_HINT, S3Settings, parse_s3_url
 from drkit.storage.s3.tamper import attack
@@ -280,7 +280,7 @@ class S3Storage(Storage):
         page = self._listings.page(key, {"MaxKeys": 1})
         for entry in page.get("Contents", ()):
             if entry["Key"] == self._prefix + key:
-                return ObjectInfo(key, int(entry["Size"]))
+                return ObjectInfo(key, entry["Size"])
         raise ObjectNotFound(f"no object {key} in {self.url}")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -445,8 +445,6 @@ def open_bucket(
 
 def _client(settings: S3Settings, policy: RetryPolicy) -> Any:
     session = botocore.session.Session()
-    # botocore's own parser takes 0.1 ms for each key of a listing: longer than all else about it together.
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
     if settings.credentials_file is not None:
         if not os.access(settings.credentials_file, os.R_OK):
             raise AccessDenied(f"credentials file {settings.credentials_file} cannot be read", hint=CREDENTIALS_HINT)
@@ -482,7 +480,8 @@ def _client(settings: S3Settings, policy: RetryPolicy) -> Any:
             config=config,
         )
         client.meta.events.register("before-send.s3.PutObject", _begin_sending)
-        client.meta.events.register_first("before-parse.s3.ListObjectsV2", take_objects)
+        client.meta.events.register_first("before-parse.s3.ListObjectsV2", take_entries)
+        client.meta.events.register_first("before-parse.s3.ListObjectVersions", take_entries)
         return client
     except _CREDENTIALS as error:
         raise AccessDenied(f"no usable S3 credentials ({type(error).__name__})", hint=CREDENTIALS_HINT) from None
