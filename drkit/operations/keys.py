@@ -317,7 +317,7 @@ def write_host_key(repository: Repository, path: Path) -> None:
 
 
 def unlocked_identity(storage: Storage, passphrase: str, events: Events = LOGGED) -> Identity:
-    """Return the identity that the repository in `storage` keeps under this passphrase. Warns where it opens nothing."""
+    """Return the identity that a repository keeps under this passphrase. Warns where it opens nothing."""
     identity = open_escrow(storage, passphrase)
     try:
         Repository.open(storage, [identity])

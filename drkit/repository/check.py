@@ -21,7 +21,6 @@ from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.storage import foreign_files
 from drkit.storage.base import Storage
 
 FILES_NAMED = 1000
@@ -262,11 +261,11 @@ def _check_unfinished(repository: Repository, report: Report) -> None:
             report.found(info.key, error.message)
     for key, how in storage.shadowed_objects():
         # A marker is also what a delete leaves with credentials that may do no more; over locked objects it never is.
-        if key.startswith(LOCKED_PREFIXES) and (storage.locks or how.startswith("written over")):
+        if key.startswith(LOCKED_PREFIXES) and (storage.traits.locks or how.startswith("written over")):
             report.found(key, f"{how}; --as-of a time before reads what was there")
         elif key.startswith(LOCKED_PREFIXES):
             report.notes[key] = how
-    for path in foreign_files(storage):
+    for path in sorted(storage.foreign_files()):
         report.notes[path] = "no part of the repository"
 
 

@@ -24,7 +24,7 @@ def renew_locks(repository: Repository, kept: Set[str]) -> int:
     were renewed. Raises IntegrityError for a mark that cannot be read; a damaged index object is passed over.
     """
     storage = repository.storage
-    if not storage.locks:
+    if not storage.traits.locks:
         return 0
     condemned: frozenset[bytes] = frozenset().union(*read_marks(storage, repository.objects).values())
     wraps = data_key_wraps(storage)

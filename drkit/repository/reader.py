@@ -58,10 +58,10 @@ class ChunkReader:
         keep_freed_memory()
         self._repository = repository
         storage = repository.storage
-        self._request_size = storage.request_size
-        self._ahead = AHEAD + 2 * storage.parallel_gets * storage.request_size
+        self._request_size = storage.traits.request_size
+        self._ahead = AHEAD + 2 * storage.traits.parallel_gets * storage.traits.request_size
         self._gathered: list[_Part] = []
-        self._pool = ThreadPoolExecutor(storage.parallel_gets, thread_name_prefix="drkit-read")
+        self._pool = ThreadPoolExecutor(storage.traits.parallel_gets, thread_name_prefix="drkit-read")
         self._recent: OrderedDict[bytes, tuple[Future[bytes], int]] = OrderedDict()
         self._recent_bytes = 0
         self._reload = threading.Lock()

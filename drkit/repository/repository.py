@@ -94,7 +94,9 @@ class Repository:
     """An open repository. Holding the meta key it reads structure; with identities also data."""
 
     def __init__(self, storage: Storage, config: Config, meta_key: bytes, identities: Sequence[Identity]) -> None:
-        self.storage = storage
+        self.single_writer = config.fields.get("writers", "many") != "many"
+        """Whether the store takes one writer at a time, see sole.py. What this version does not know counts as that."""
+        self.storage = storage = storage.single_writer() if self.single_writer else storage
         self.id = config.repository_id
         self.meta = MetaKeys.derive(meta_key, self.id)
         if keyed_digest(self.meta.config, config.canonical()) != config.mac:
@@ -103,10 +105,6 @@ class Repository:
                 hint="Restore the object config from a copy of the repository.",
                 object_name=CONFIG,
             )
-        self.single_writer = config.fields.get("writers", "many") != "many"
-        """Whether the store takes one writer at a time, see sole.py. What this version does not know counts as that."""
-        if self.single_writer:
-            storage.create_only = False
         self.is_mirror = config.fields.get("mirror", False) is not False
         """Whether copies may be made into it. No prune deletes data keys there, see mirror.py."""
         self.chunkers = config.fields.get("chunkers", {})
@@ -150,6 +148,8 @@ class Repository:
         leaves it untouched, when a repository is there already.
         """
         require_no_repository(storage)
+        if single_writer:
+            storage = storage.single_writer()
         if identity.recipient not in recipients:
             raise AccessDenied(
                 f"the identity {identity.recipient} is not among the recipients of the new repository",

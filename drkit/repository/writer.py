@@ -66,7 +66,7 @@ class RunWriter:
             raise
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="drkit-seal")
         # Packs on their way to the storage while the next one is filled; each more is 33 MB of memory.
-        self._parallel_puts = self._storage.parallel_puts
+        self._parallel_puts = self._storage.traits.parallel_puts
         self._uploader = ThreadPoolExecutor(self._parallel_puts, thread_name_prefix="drkit-put")
         self._sealing: deque[_Sealing] = deque()
         self._in_flight = 0

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from drkit.errors import UsageError
-from drkit.storage.base import ObjectInfo, Storage, validate_key
-from drkit.storage.local.directory import LocalStorage, open_directory, permission_problem
-from drkit.storage.local.reserve import keep_reserve, released_reserve
+from drkit.events import LOGGED, Events
+from drkit.storage.base import Attempt, ObjectInfo, Storage, validate_key
+from drkit.storage.local.directory import open_directory
 from drkit.storage.s3.settings import LOCK_HINT, ObjectLock, S3Settings, parse_s3_url
-
-if TYPE_CHECKING:
-    from drkit.storage.s3.tamper import Attempt
 
 __all__ = [
     "LOCK_HINT",
@@ -22,38 +18,19 @@ __all__ = [
     "ObjectLock",
     "S3Settings",
     "Storage",
-    "attack",
     "check_url",
-    "foreign_files",
     "is_s3",
-    "keep_reserve",
     "local_path",
     "open_storage",
     "parse_s3_url",
-    "permission_problem",
     "place",
-    "released_reserve",
     "validate_key",
 ]
 
 _HINT = "Give the path of a directory, or a URL like s3://bucket/prefix."
 
 
-def attack(storage: Storage) -> tuple[list[Attempt], list[str]]:
-    """Do to scratch objects in a bucket what a thief of our credentials would; see tamper.attack."""
-    from drkit.storage.s3.bucket import S3Storage
-    from drkit.storage.s3.tamper import attack as run
-
-    assert isinstance(storage, S3Storage)
-    return run(storage)
-
-
-def foreign_files(storage: Storage) -> list[str]:
-    """Return the paths in a storage's directory whose names are no keys: no listing shows them."""
-    return sorted(storage.foreign_files()) if isinstance(storage, LocalStorage) else []
-
-
-def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None) -> Storage:
+def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None, events: Events = LOGGED) -> Storage:
     """Open the storage at a directory path, file:// or s3:// URL. Raises RepositoryNotFound where no directory is.
 
     `create` makes the directory where it is missing; it never makes a bucket, and that one is missing shows at the
@@ -64,7 +41,7 @@ def open_storage(url: str, *, create: bool = False, s3: S3Settings | None = None
         from drkit.storage.s3.past import PastStorage
 
         settings = s3 or S3Settings()
-        bucket = open_bucket(url, settings)
+        bucket = open_bucket(url, settings, events=events)
         return PastStorage(bucket, settings.as_of) if settings.as_of else bucket
     if s3 is not None and s3.as_of:
         raise UsageError(

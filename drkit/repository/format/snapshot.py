@@ -205,7 +205,7 @@ def create_record(storage: Storage, run_id: str, body: bytes, *, passing: bool =
     """
     key = SNAPSHOT_PREFIX + run_id
     try:
-        (storage.put_passing if passing else storage.put)(key, body)
+        storage.put(key, body, locked=not passing)
     except ObjectExists:
         try:
             return storage.get(key) == body

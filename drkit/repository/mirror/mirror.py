@@ -30,6 +30,8 @@ def create_mirror(source: Repository, storage: Storage, *, now: datetime, single
     where a repository is already; IntegrityError when nobody is known to open the source.
     """
     require_no_repository(storage)
+    if single_writer:
+        storage = storage.single_writer()
     wraps = read_custody(source, meta_key_alone=True).wraps
     holders = list(dict.fromkeys(wrap.holder for wrap in wraps if wrap.holder is not None))
     unlabelled = [wrap.key for wrap in wraps if wrap.holder is None]

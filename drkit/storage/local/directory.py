@@ -34,6 +34,7 @@ from drkit.storage.base import (
     validate_prefix,
     validate_range,
 )
+from drkit.storage.local import reserve
 from drkit.storage.local.files import (
     file_system_type,
     locks_exclude,
@@ -61,9 +62,6 @@ _HINTS = {
     errno.ELOOP: "Replace the symbolic link inside the repository by what it points to.",
 }
 
-RESERVE_NAME = "reserve"
-"""How the names in `tmp/` start that are no unfinished writes; see reserve.py."""
-
 
 class LocalStorage(Storage):
     """A directory of a local file system with atomic `link` (or `renameat2`) and working `flock`.
@@ -79,7 +77,7 @@ class LocalStorage(Storage):
         self._debris_removed = False
         self._debris_lock = threading.Lock()
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         validate_key(key)
         with _explained("store", self.root / key):
             self._remove_debris()
@@ -208,7 +206,7 @@ class LocalStorage(Storage):
                 _require_file(status, path)
                 yield ObjectInfo(entry.key, status.st_size)
 
-    def nature(self) -> StoreInfo:
+    def store_info(self) -> StoreInfo:
         with _explained("lock", self.root), opened_directory(self.root) as root:
             kind = file_system_type(self.root)
             with opened_directory(RESERVED, root, create=True) as tmp:
@@ -226,6 +224,30 @@ class LocalStorage(Storage):
                         yield entry.key
                     elif entry.is_directory:
                         directories.append(entry.key)
+
+    def permission_problem(self) -> str | None:
+        with _explained("read", self.root):
+            status = self.root.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid not in (0, os.geteuid()):
+            return f"{self.root} belongs to user {status.st_uid}, who can remove backups"
+        if mode & 0o022:
+            who = "every user" if mode & 0o002 else f"group {status.st_gid}"
+            return f"{self.root} is writable by {who} (mode {mode:04o}), who can remove backups"
+        return None
+
+    def keep_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            reserve.make_reserve(self.root)
+
+    @contextlib.contextmanager
+    def released_reserve(self) -> Iterator[None]:
+        with _explained("release the reserve in", self.root):
+            reserve.remove_reserve(self.root)
+        try:
+            yield
+        finally:
+            self.keep_reserve()
 
     def _entries(self, directory: str) -> Sequence[_Entry]:
         """What is in a directory, without `tmp/`, in the order of the keys that it stands for."""
@@ -278,7 +300,7 @@ class LocalStorage(Storage):
                 opened_directory(RESERVED, root) as tmp,
             ):
                 for name in os.listdir(tmp):  # noqa: PTH208 (a descriptor, not a path)
-                    if name.startswith(RESERVE_NAME):
+                    if name.startswith(reserve.NAME):
                         continue
                     with contextlib.suppress(FileNotFoundError):
                         remove_if_unlocked(name, tmp)
@@ -357,16 +379,3 @@ def _make_directories(path: Path) -> None:
             os.mkdir(path.name, 0o700, dir_fd=parent)
             os.chmod(path.name, 0o700, dir_fd=parent)
         os.fsync(parent)
-
-
-def permission_problem(path: Path) -> str | None:
-    """Say who else could change or remove the objects below this directory, or None where nobody could."""
-    with _explained("read", path):
-        status = path.stat()
-    mode = stat.S_IMODE(status.st_mode)
-    if status.st_uid not in (0, os.geteuid()):
-        return f"{path} belongs to user {status.st_uid}, who can remove backups"
-    if mode & 0o022:
-        who = "every user" if mode & 0o002 else f"group {status.st_gid}"
-        return f"{path} is writable by {who} (mode {mode:04o}), who can remove backups"
-    return None

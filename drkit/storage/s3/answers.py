@@ -6,8 +6,6 @@ Only the status and the code of an answer are looked at and told: the rest of it
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 from drkit.errors import (
     AccessDenied,
@@ -103,11 +101,3 @@ def _feature_hint(status: int, settings: S3Settings) -> str:
     if settings.addressing != "auto":
         return "Set repository.addressing to auto, and see `drkit doctor` for what this server can do."
     return "Set repository.addressing to path or virtual, and see `drkit doctor` for what this server can do."
-
-
-def moment(text: str) -> datetime:
-    """A time as answers have it: ISO 8601 in bodies, RFC 7231 in headers."""
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return parsedate_to_datetime(text)

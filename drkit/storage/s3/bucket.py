@@ -35,12 +35,24 @@ from drkit.errors import (
     StorageUnavailable,
     UsageError,
 )
-from drkit.storage.base import Data, ObjectInfo, Storage, StoreInfo, validate_key, validate_prefix, validate_range
+from drkit.events import LOGGED, Events
+from drkit.storage.base import (
+    Data,
+    ObjectInfo,
+    Storage,
+    StoreInfo,
+    Tampering,
+    Traits,
+    validate_key,
+    validate_prefix,
+    validate_range,
+)
 from drkit.storage.retry import Deadline, Retrier, RetryPolicy, TransientError
-from drkit.storage.s3.answers import CREDENTIALS_HINT, explain, moment
-from drkit.storage.s3.listing import Listings, Version, take_objects
+from drkit.storage.s3.answers import CREDENTIALS_HINT, explain
+from drkit.storage.s3.listing import Listings, Version, take_entries
 from drkit.storage.s3.locks import Locks
 from drkit.storage.s3.settings import LOCK_HINT, S3Settings, parse_s3_url
+from drkit.storage.s3.tamper import attack
 from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
 MAX_OBJECT = 65 * 1024 * 1024
@@ -90,19 +102,22 @@ _REASONS = {
 class S3Storage(Storage):
     """A prefix of a bucket. Threads share one client and its connections."""
 
-    parallel_puts = PARALLEL_PUTS
-    parallel_gets = PARALLEL_GETS
-    request_size = REQUEST_SIZE
-
-    def __init__(self, client: Any, bucket: str, prefix: str, settings: S3Settings, patience: RetryPolicy) -> None:
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str,
+        settings: S3Settings,
+        policy: RetryPolicy,
+        events: Events = LOGGED,
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.endpoint = str(client.meta.endpoint_url)
         self._settings = settings
-        self._patience = patience
-        self._retrier = Retrier(patience)
+        self._retrier = Retrier(policy, events)
         self._throttle = Throttle(settings.upload_limit) if settings.upload_limit else None
         self._extras = settings.write_options
         self._listings = Listings(self._send, self._retrier, self._prefix, self.url)
@@ -110,18 +125,15 @@ class S3Storage(Storage):
         """Whether deleting means deleting versions; None as long as no DELETE has shown it."""
         self._started: datetime | None = None
         self._locks = Locks(self.ask, settings.lock, self.now) if settings.lock else None
-        self.locks = self._locks is not None
+        self.traits = Traits(PARALLEL_PUTS, PARALLEL_GETS, REQUEST_SIZE, locks=settings.lock is not None)
 
     @property
     def retries(self) -> int:
         """How many requests were sent again so far."""
         return self._retrier.retries
 
-    def put(self, key: str, data: Data) -> None:
-        self._put(key, data, self._locks.until(key) if self._locks else None)
-
-    def put_passing(self, key: str, data: Data) -> None:
-        self._put(key, data, None)
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        self._put(key, data, self._locks.until(key) if self._locks and locked else None)
 
     def put_for_seconds(self, key: str, data: Data, seconds: float) -> None:
         """Put a scratch object as others are put, its lock but for so long. That it holds is not looked at."""
@@ -141,14 +153,14 @@ class S3Storage(Storage):
         if view.nbytes < MD5_BELOW:
             digest = hashlib.md5(view, usedforsecurity=False).digest()
             options["ContentMD5"] = base64.b64encode(digest).decode()
-        if self.create_only:
+        if self.traits.create_only:
             options["IfNoneMatch"] = "*"
         if self._locks and locked_until:
             options |= self._locks.options(locked_until, mode)
 
-        def attempt(earlier: int) -> str | None:
+        def attempt() -> str | None:
             try:
-                if not self.create_only:
+                if not self.traits.create_only:
                     self._require_absent(key)
                 answer = self._send("put_object", "store", key, Body=ThrottledBody(view, self._throttle), **options)
             except ObjectExists:
@@ -195,7 +207,7 @@ class S3Storage(Storage):
         if length == 0:
             return self._nothing(key, offset)
         try:
-            return self._retrier.run(f"get {key}", lambda earlier: self._fetch(key, version, offset, length))
+            return self._retrier.run(f"get {key}", lambda: self._fetch(key, version, offset, length))
         except IntegrityError:
             if length is None:  # from the very end: nothing follows, which no range can say
                 return self._nothing(key, offset)
@@ -244,7 +256,7 @@ class S3Storage(Storage):
     def _pieces(self, key: str, body: Any, size: int) -> Iterator[bytes]:
         """Yield exactly `size` bytes as they come. Raises TransientError when they do not, or come too slowly."""
         read = getattr(body._raw_stream, "read1", body._raw_stream.read)
-        deadline = Deadline(self._patience, size)
+        deadline = Deadline(self._retrier.policy, size)
         left = size
         try:
             while left:
@@ -260,7 +272,7 @@ class S3Storage(Storage):
 
     def stat(self, key: str) -> ObjectInfo:
         validate_key(key)
-        return self._retrier.run(f"stat {key}", lambda earlier: self._look(key))
+        return self._retrier.run(f"stat {key}", lambda: self._look(key))
 
     def _look(self, key: str) -> ObjectInfo:
         """Find an object by a listing of one. An answer to HEAD has no body: what breaks off within looks complete, and
@@ -268,7 +280,7 @@ class S3Storage(Storage):
         page = self._listings.page(key, {"MaxKeys": 1})
         for entry in page.get("Contents", ()):
             if entry["Key"] == self._prefix + key:
-                return ObjectInfo(key, int(entry["Size"]))
+                return ObjectInfo(key, entry["Size"])
         raise ObjectNotFound(f"no object {key} in {self.url}")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -342,7 +354,10 @@ class S3Storage(Storage):
             elif len({(version.size, version.tag) for version in (newest, *older) if not version.marker}) > 1:
                 yield key, f"written over at {newest.modified:%Y-%m-%dT%H:%M:%SZ}: older versions have other bytes"
 
-    def nature(self) -> StoreInfo:
+    def try_tampering(self) -> Tampering:
+        return attack(self)
+
+    def store_info(self) -> StoreInfo:
         versioning = self._asked("get_bucket_versioning")
         lock = self._asked("get_object_lock_configuration")
         return StoreInfo(
@@ -360,7 +375,7 @@ class S3Storage(Storage):
             return None
 
     def server_time(self) -> datetime | None:
-        page = self._retrier.run("list", lambda earlier: self._listings.page("", {"MaxKeys": 1}))
+        page = self._retrier.run("list", lambda: self._listings.page("", {"MaxKeys": 1}))
         date = page["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(date) if date else None
 
@@ -375,7 +390,7 @@ class S3Storage(Storage):
 
     def ask(self, operation: str, action: str, key: str, **parameters: Any) -> Any:
         """Send one request, again while that may help."""
-        return self._retrier.run(f"{operation} {key}", lambda earlier: self._send(operation, action, key, **parameters))
+        return self._retrier.run(f"{operation} {key}", lambda: self._send(operation, action, key, **parameters))
 
     def _send(self, operation: str, action: str, key: str, **parameters: Any) -> Any:
         """Send one request, once. Raises TransientError for what may pass, else the error to tell."""
@@ -417,16 +432,19 @@ class S3Storage(Storage):
         return TransientError(StorageUnavailable(f"cannot {action} {where}: {reason}", hint=hint))
 
 
-def open_bucket(url: str, settings: S3Settings, patience: RetryPolicy | None = None) -> S3Storage:
+def open_bucket(
+    url: str,
+    settings: S3Settings,
+    policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    events: Events = LOGGED,
+) -> S3Storage:
     """Open the storage at s3://bucket/prefix. No request is sent; a missing bucket shows at the first one."""
     bucket, prefix = parse_s3_url(url)
-    return S3Storage(_client(settings, patience or RetryPolicy()), bucket, prefix, settings, patience or RetryPolicy())
+    return S3Storage(_client(settings, policy), bucket, prefix, settings, policy, events)
 
 
-def _client(settings: S3Settings, patience: RetryPolicy) -> Any:
+def _client(settings: S3Settings, policy: RetryPolicy) -> Any:
     session = botocore.session.Session()
-    # botocore's own parser takes 0.1 ms for each key of a listing: longer than all else about it together.
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
     if settings.credentials_file is not None:
         if not os.access(settings.credentials_file, os.R_OK):
             raise AccessDenied(f"credentials file {settings.credentials_file} cannot be read", hint=CREDENTIALS_HINT)
@@ -444,8 +462,8 @@ def _client(settings: S3Settings, patience: RetryPolicy) -> Any:
         signature_version="s3v4",
         # Every PUT is signed with the SHA-256 of its bytes: the signature is void where they arrive as others.
         s3={"addressing_style": addressing, "payload_signing_enabled": True},
-        connect_timeout=patience.connect,
-        read_timeout=patience.read,
+        connect_timeout=policy.connect,
+        read_timeout=policy.read,
         max_pool_connections=CONNECTIONS,
         tcp_keepalive=True,
         retries={"total_max_attempts": 1, "mode": "standard"},
@@ -462,7 +480,8 @@ def _client(settings: S3Settings, patience: RetryPolicy) -> Any:
             config=config,
         )
         client.meta.events.register("before-send.s3.PutObject", _begin_sending)
-        client.meta.events.register_first("before-parse.s3.ListObjectsV2", take_objects)
+        client.meta.events.register_first("before-parse.s3.ListObjectsV2", take_entries)
+        client.meta.events.register_first("before-parse.s3.ListObjectVersions", take_entries)
         return client
     except _CREDENTIALS as error:
         raise AccessDenied(f"no usable S3 credentials ({type(error).__name__})", hint=CREDENTIALS_HINT) from None

@@ -151,7 +151,7 @@ def test_a_damaged_wrap_is_made_anew(made: Made, bob: Identity) -> None:
 
 def test_a_storage_that_keeps_no_wrap_ends_it(made: Made, bob: Identity) -> None:
     class Forgetful(FaultyStorage):
-        def put(self, key: str, data: object) -> None:
+        def put(self, key: str, data: object, *, locked: bool = True) -> None:
             pass
 
     repository = Repository.open(Forgetful(made.storage), [made.owner])
