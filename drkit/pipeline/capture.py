@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from struct import Struct
-from typing import IO
+from heapq import merge
 
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
@@ -22,6 +20,7 @@ from drkit.pipeline.paths import member_path
 from drkit.pipeline.reuse import READ, REUSE, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
+from drkit.pipeline.spool import Spool, Spooled
 from drkit.pipeline.stream import MemberStream, Progress, ReadInto, StreamMember, watched
 from drkit.pipeline.tar.frames import read_number
 from drkit.repository.format.names import display_path
@@ -40,10 +39,6 @@ A store through mmap leaves ctime and mtime as they are while the page stays dir
 and a file system with coarse timestamps hides a second write within its tick.
 """
 TORN_RETRIES = 2
-_SPOOL_MEMORY = 32 * 1024 * 1024
-_SPOOL_WRITE = 256 * 1024
-_SPOOLED = Struct("<IIQ")
-"""A record in the spool: place in the scan, length, bytes of content."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +73,9 @@ class _Tree:
 
 @dataclass
 class _Reading:
-    """The outcome of one run of tar: members in a spool, and what tar said of the others."""
+    """The outcome of one run of tar: the members that came, and what tar said of the others."""
 
-    spool: IO[bytes]
+    members: Spool
     torn: set[bytes]
     vanished: set[bytes]
 
@@ -106,7 +101,6 @@ def capture_volume(
     target.encoding = encoding(helper)
     if previous is not None and not (helper.full and _same_capture(previous, target) and _has_tree(capture, previous)):
         previous = None
-    tree = _Tree(capture)
     with ExitStack() as stack:
         process = stack.enter_context(start())
         scan = read_scan(process.readinto, exclude, full=helper.full)
@@ -120,18 +114,17 @@ def capture_volume(
             capture.engine.in_background(process.close)  # its removal is half of what is left of an unchanged backup
             return
         if not scan.complete:
-            plan.flags[0] = READ  # so that tar runs, and the helper's end explains what find met
-        keep = tree.add if previous is None else None
-        reading = _read(capture, target, process, scan, plan, keep) if plan.reads else _nothing_read()
-    retried = _retry_torn(capture, helper, target, exclude, reading)
+            plan.read_root()
+        reading = _read(capture, target, process, scan, plan) if plan.reads else _Reading(Spool(), set(), set())
+    healed = _retry_torn(capture, helper, target, exclude, reading)
     target.torn = NameList.of(map(display_path, sorted(reading.torn)))
     target.vanished = NameList.of(map(display_path, sorted(reading.vanished)))
     capture.writer.use(plan.chunk_ids)
-    with reading.spool:
-        if previous is not None or retried:  # else the tree was made while tar was read
-            tree = _Tree(capture)
-            for record, size in _compose(capture, scan, plan, previous, reading.spool, retried):
-                tree.add(record, size)
+    tree = _Tree(capture)
+    with reading.members:
+        taken_over = reused_members(plan, scan, capture.reader.members(previous) if previous else ())
+        for record, size in _compose(scan, taken_over, reading.members, healed):
+            tree.add(record, size)
     tree.finish(target)
 
 
@@ -191,31 +184,19 @@ def _take_over_tree(capture: Capture, target: Target, previous: Target, plan: Re
     target.tree, target.files, target.bytes = previous.tree, previous.files, previous.bytes
 
 
-def _nothing_read() -> _Reading:
-    return _Reading(tempfile.SpooledTemporaryFile(), set(), set())
-
-
-def _read(
-    capture: Capture,
-    target: Target,
-    process: HelperProcess,
-    scan: Scan,
-    plan: ReusePlan,
-    keep: Callable[[bytes, int], None] | None = None,
-) -> _Reading:
-    """Have tar read what the plan says, and prove that the stream is whole. `keep` is given each record as it comes."""
+def _read(capture: Capture, target: Target, process: HelperProcess, scan: Scan, plan: ReusePlan) -> _Reading:
+    """Have tar read what the plan says, and prove that the stream is whole."""
     split = None if scan.full else next((entry.path for entry in scan if b"\n" in entry.path), None)
     if split is not None:
         raise CaptureFailed(
             f"volume {target.name}: the stock helper cannot ask for {display_path(split)}, whose name has a newline",
             hint="Remove helper.image from the policy: drkit's own helper keeps every name.",
         )
-    spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY)  # noqa: SIM115 the caller closes it
+    spool = Spool()
     expected = ((number, entry) for number, entry in enumerate(scan) if plan.flags[number] == READ)
     settled_before = capture.started - SETTLE_SECONDS
     missing: set[bytes] = set()
     wanted = (path for flag, path in zip(plan.flags, scan.paths(), strict=True) if flag == READ)
-    records = bytearray()
     with requested(process, wanted) as readinto:
         stream = MemberStream(
             watched(readinto, capture.progress), capture.repository.meta.member, capture.writer.put_data
@@ -230,14 +211,7 @@ def _read(
                 member = _member(item, entry, settled=_is_settled(entry.stat, settled_before))
             else:
                 member = _member(item, Entry(path, _stat_of_header(item), b""), settled=False)
-            record, size = encode_member(member), _content_size(member)
-            if keep is not None:
-                keep(record, size)
-            records += _SPOOLED.pack(number, len(record), size) + record
-            if len(records) >= _SPOOL_WRITE:
-                spool.write(records)
-                records.clear()
-    spool.write(records)
+            spool.add(number, encode_member(member), _content_size(member))
     missing.update(entry.path for _, entry in expected)
     target.bytes_read += stream.bytes_read
     _require_end(stream, target)
@@ -248,7 +222,6 @@ def _read(
             f"volume {target.name}: {len(lost)} files did not come, {display_path(min(lost))} among them",
             hint="Run drkit backup again.",
         )
-    spool.seek(0)
     return _Reading(spool, set(messages.torn), missing)
 
 
@@ -295,8 +268,8 @@ def _retry_torn(
                 break
             again = _read(capture, target, process, scan, plan)
         paths = {number: entry.path for number, entry in enumerate(scan) if plan.flags[number] == READ}
-        with again.spool:
-            for number, record, size in _spooled(again.spool):
+        with again.members:
+            for number, record, size in again.members:
                 if paths[number] not in again.torn:
                     records[paths[number]] = record, size
                     reading.torn.discard(paths[number])
@@ -304,30 +277,16 @@ def _retry_torn(
 
 
 def _compose(
-    capture: Capture,
     scan: Scan,
-    plan: ReusePlan,
-    previous: Target | None,
-    spool: IO[bytes],
-    retried: dict[bytes, tuple[bytes, int]],
+    taken_over: Iterator[tuple[int, Member]],
+    read: Iterable[Spooled],
+    healed: dict[bytes, tuple[bytes, int]],
 ) -> Iterator[tuple[bytes, int]]:
     """Merge the members taken over, those read and those read again, in the order of the scan: records and sizes."""
-    kept = reused_members(plan, scan, capture.reader.members(previous) if previous else ())
-    read = _spooled(spool)
-    next_kept, next_read = next(kept, None), next(read, None)
-    for number, entry in enumerate(scan):
-        if next_kept is not None and next_kept[0] == number:
-            yield encode_member(next_kept[1]), _content_size(next_kept[1])
-            next_kept = next(kept, None)
-        elif next_read is not None and next_read[0] == number:
-            yield retried.get(entry.path, next_read[1:])
-            next_read = next(read, None)
-
-
-def _spooled(spool: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:
-    while head := spool.read(_SPOOLED.size):
-        number, length, size = _SPOOLED.unpack(head)
-        yield number, spool.read(length), size
+    kept = (Spooled(number, encode_member(member), _content_size(member)) for number, member in taken_over)
+    healed_here = {number: healed[path] for number, path in enumerate(scan.paths()) if path in healed} if healed else {}
+    for number, record, size in merge(kept, read):
+        yield healed_here.get(number, (record, size))
 
 
 def _member(item: StreamMember, entry: Entry, *, settled: bool) -> Member:
