@@ -17,6 +17,7 @@ from drkit.catalog.kept import still_kept
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, helper_archive
 from drkit.engine.images import ImageIdentity, inspect_image, save_image
+from drkit.engine.volumes import start_capture
 from drkit.errors import (
     AccessDenied,
     CaptureFailed,
@@ -29,11 +30,12 @@ from drkit.errors import (
     RepositoryNotFound,
     StorageUnavailable,
 )
+from drkit.events import Logged
 from drkit.host.name import host_id
 from drkit.host.seen import SeenRepositories
 from drkit.operations.keys import recipient_differences
 from drkit.operations.plan import Planned, Ready
-from drkit.pipeline.capture import Capture, can_take_over, capture_stream, capture_volume, take_over
+from drkit.pipeline.capture import Capture, can_take_over, capture_directory, capture_stream, take_over
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.stream import iterator_readinto
 from drkit.policy import Policy
@@ -140,6 +142,17 @@ def _renew_locks(
         raise
 
 
+class _Told(Logged):
+    """Passes progress on to a function."""
+
+    def __init__(self, advance: Callable[[str, int], None]) -> None:
+        super().__init__()
+        self._advance = advance
+
+    def progress(self, task: str, count: int) -> None:
+        self._advance(task, count)
+
+
 @dataclass(frozen=True)
 class _Run:
     repository: Repository
@@ -178,8 +191,9 @@ class _Run:
             self.repository,
             self.reader,
             self.writer,
+            target,
             parse_time(target.started).timestamp() if target.started else self.now.timestamp(),
-            lambda count: self.progress(target.kind, target.name, count),
+            _Told(lambda task, count: self.progress(target.kind, target.name, count)),
         )
 
     def _volume(self, plan: Planned, target: Target, previous: Target | None) -> None:
@@ -195,15 +209,23 @@ class _Run:
         if not helper.full:
             target.lost = list(STOCK_LOSSES)
         start = partial(self.ready.standby.take, plan.name)
-        capture_volume(self.shared(target), helper, start, target, Patterns(plan.exclude), previous)
+        start_again = partial(
+            start_capture,
+            self.engine,
+            helper,
+            plan.name,
+            run_id=self.writer.run_id,
+            trusted_xattrs=plan.trusted_xattrs,
+        )
+        capture_directory(self.shared(target), helper, start, start_again, Patterns(plan.exclude), previous)
 
     def _image(self, plan: Planned, target: Target, previous: Target | None) -> None:
         image = inspect_image(self.engine, plan.name)
         target.source = asdict(image)
         if previous is not None and _same_image(previous, image) and can_take_over(self.shared(target), previous):
-            take_over(self.shared(target), target, previous)
+            take_over(self.shared(target), previous)
             return
-        names = capture_stream(self.shared(target), target, iterator_readinto(save_image(self.engine, image)))
+        names = capture_stream(self.shared(target), iterator_readinto(save_image(self.engine, image)))
         if b"manifest.json" not in names:
             raise CaptureFailed(f"image {plan.name}: the engine's archive has no manifest.json")
 
@@ -224,11 +246,11 @@ def _store_helper(run: _Run, helper: HelperImage, snapshots: Sequence[Snapshot])
         if snapshot.helper.get("image_id") == helper.image_id and snapshot.helper.get("tree"):
             stored = Target("image", "helper", tree=snapshot.helper["tree"])
             if can_take_over(run.shared(stored), stored):
-                take_over(run.shared(stored), stored, stored)
+                take_over(run.shared(stored), stored)
                 return {**about, "tree": stored.tree}
     stored = Target("image", "helper")
     try:
-        capture_stream(run.shared(stored), stored, iterator_readinto(helper_archive(run.engine, helper)))
+        capture_stream(run.shared(stored), iterator_readinto(helper_archive(run.engine, helper)))
     except _OF_THE_REPOSITORY:
         raise
     except DrkitError as error:

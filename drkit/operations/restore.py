@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from drkit.engine.client import Engine
@@ -20,8 +21,11 @@ from drkit.engine.volumes import (
     create_restored_volume,
     harmless_options,
     remove_if_ours,
+    start_capture,
+    start_extract,
 )
 from drkit.errors import DrkitError
+from drkit.events import Logged
 from drkit.host.restore_journal import RestoreJournal
 from drkit.pipeline.extract import Restore, extracted, raw_stream, verifier
 from drkit.pipeline.select import Patterns
@@ -58,6 +62,17 @@ class Restored:
     bytes: int
     seconds: float
     phases: dict[str, float]
+
+
+class _Told(Logged):
+    """Passes progress on to a function."""
+
+    def __init__(self, advance: Progress) -> None:
+        super().__init__()
+        self._advance = advance
+
+    def progress(self, task: str, count: int) -> None:
+        self._advance(count)
 
 
 def plan_restore(
@@ -121,9 +136,18 @@ def restore_volume(
     if unfinished is not None:
         remove_if_ours(engine, plan.volume, restore_id=unfinished)
     started = time.monotonic()
+    options: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": plan.target.trusted_xattrs}
     with ChunkReader(repository) as reader:
         restore = Restore(
-            engine, helper, reader, repository.meta.member, plan.target, plan.selection, restore_id, progress
+            f"volume {plan.volume}",
+            partial(start_extract, engine, helper, plan.volume, **options),
+            partial(start_capture, engine, helper, plan.volume, held=True, **options),
+            helper.full,
+            reader,
+            repository.meta.member,
+            plan.target,
+            plan.selection,
+            _Told(progress),
         )
         journal.begin(plan.volume, restore_id)
         try:
@@ -132,7 +156,7 @@ def restore_volume(
             )
             for reason in made.plan.dropped[len(plan.options.dropped) :]:
                 log.warning("not taken over from the original: %s", reason)
-            with verifier(restore, plan.volume) as verify, extracted(restore, plan.volume):
+            with verifier(restore) as verify, extracted(restore):
                 written = time.monotonic()
                 files, size = verify()
         except BaseException:
