@@ -127,12 +127,12 @@ def _keep_helper(capturing: Capturing, helper: HelperImage, snapshots: Sequence[
         if snapshot.helper.get("image_id") == helper.image_id and stored.tree:
             shared = capture_of(capturing, stored)
             if can_take_over(shared, stored):
-                take_over(shared, stored, stored)
+                take_over(shared, stored)
                 return {**about, "tree": stored.tree}
     stored = Target(Kind.IMAGE, "helper")
     try:
         archive = iterator_readinto(helper_archive(capturing.engine, helper))
-        capture_stream(capture_of(capturing, stored), stored, archive)
+        capture_stream(capture_of(capturing, stored), archive)
     except RepositoryError:
         raise
     except DrkitError as error:

@@ -35,9 +35,9 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     target.source = asdict(image)
     shared = capture_of(capturing, target)
     if previous is not None and _same_image(previous, image) and can_take_over(shared, previous):
-        take_over(shared, target, previous)
+        take_over(shared, previous)
         return
-    names = capture_stream(shared, target, iterator_readinto(save_image(capturing.engine, image)))
+    names = capture_stream(shared, iterator_readinto(save_image(capturing.engine, image)))
     if b"manifest.json" not in names:
         raise CaptureFailed(f"image {planned.name}: the engine's archive has no manifest.json")
 

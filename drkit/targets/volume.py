@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
@@ -16,6 +16,8 @@ from drkit.engine.volumes import (
     harmless_options,
     match_volumes,
     remove_if_ours,
+    start_capture,
+    start_extract,
 )
 from drkit.errors import CaptureFailed, DrkitError
 from drkit.policy import Policy
@@ -49,7 +51,7 @@ def plan(policy: Policy, engine: Engine) -> list[Planned]:
 
 
 def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
-    from drkit.pipeline.capture import capture_volume
+    from drkit.pipeline.capture import capture_directory
     from drkit.pipeline.select import Patterns
     from drkit.targets.pipes import capture_of
 
@@ -63,7 +65,15 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     if not helper.full:
         target.lost = list(STOCK_LOSSES)
     start = partial(capturing.ready.standby.take, planned.name)
-    capture_volume(capture_of(capturing, target), helper, start, target, Patterns(planned.exclude), previous)
+    start_again = partial(
+        start_capture,
+        capturing.engine,
+        helper,
+        planned.name,
+        run_id=capturing.ready.run_id,
+        trusted_xattrs=planned.trusted_xattrs,
+    )
+    capture_directory(capture_of(capturing, target), helper, start, start_again, Patterns(planned.exclude), previous)
 
 
 def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions) -> RestorePlan:
@@ -133,15 +143,17 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
         remove_if_ours(engine, plan.name, restore_id=unfinished)
     started = time.monotonic()
     with ChunkReader(repository) as reader:
+        process: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": plan.target.trusted_xattrs}
         work = Restore(
-            engine,
-            helper,
+            f"volume {plan.name}",
+            partial(start_extract, engine, helper, plan.name, **process),
+            partial(start_capture, engine, helper, plan.name, held=True, **process),
+            helper.full,
             reader,
             repository.meta.member,
             plan.target,
             plan.selection,
-            restore_id,
-            lambda count: restoring.events.progress(f"volume {plan.name}", count),
+            restoring.events,
         )
         journal.begin(plan.name, restore_id)
         try:
@@ -151,7 +163,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
             for note in _not_taken_over(made.plan.dropped):
                 if note not in plan.notes:
                     restoring.events.warn(note)
-            with verifier(work, plan.name) as verify, extracted(work, plan.name):
+            with verifier(work) as verify, extracted(work):
                 written = time.monotonic()
                 files, size = verify()
         except BaseException:

@@ -349,9 +349,9 @@ def test_what_is_not_as_recorded_after_extraction_is_found(
             (files / "db" / "tablf").touch()
 
     @contextmanager
-    def verifier(restore: Restore, name: str) -> Iterator[Callable[[], tuple[int, int]]]:
-        with real_verifier(restore, name) as verify:
-            yield lambda: (spoil(name), verify())[1]
+    def verifier(restore: Restore) -> Iterator[Callable[[], tuple[int, int]]]:
+        with real_verifier(restore) as verify:
+            yield lambda: (spoil(new), verify())[1]
 
     real_verifier = extract.verifier
     monkeypatch.setattr(extract, "verifier", verifier)

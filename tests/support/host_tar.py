@@ -26,7 +26,7 @@ def scan_output(root: Path) -> bytes:
 
 
 def scan_directory(root: Path, exclude: Sequence[str] = ()) -> Scan:
-    return read_scan(iterator_readinto([scan_output(root)]), Patterns(exclude), full=True)
+    return read_scan(iterator_readinto([scan_output(root)]), Patterns(exclude), what=str(root), full=True)
 
 
 def create_tar(root: Path, paths: Iterable[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Writing a member under another name: its pax header gets the new path, everything else stays byte for byte."""
+"""Writing a member under another name: its pax header gets the new path, and no other byte changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from drkit.pipeline.tar.frames import BLOCK, Frame, TarFramer, member_records
 
 
 def renamed(pieces: Iterable[bytes | memoryview], name: bytes, link: bytes) -> Iterator[bytes | memoryview]:
-    """Yield the raw bytes of one member under `name`, linking to `link` when that is not empty."""
+    """Yield the raw bytes of one member under `name`, linking to `link` unless that is empty.
+
+    Raises IntegrityError when the member ends within its headers.
+    """
     head = bytearray()
     source = iter(pieces)
     framer = TarFramer()
@@ -26,7 +29,7 @@ def renamed(pieces: Iterable[bytes | memoryview], name: bytes, link: bytes) -> I
 
 def _headers(old: bytes, frame: Frame, name: bytes, link: bytes) -> bytes:
     records = member_records(old)
-    # A sparse member is named by its own record; its header keeps a name that only tar uses.
+    # A sparse member's name is in a record of its own; its header has another, which only tar uses.
     records[b"GNU.sparse.name" if b"GNU.sparse.name" in records else b"path"] = name
     if link or frame.link:
         records[b"linkpath"] = link or frame.link

@@ -222,6 +222,17 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> 
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(
+    "script", ["exec >&- 2>&-; sleep 600", "echo secret; exec setsid sleep 3", "setsid sleep 3 & echo secret"]
+)
+def test_a_command_is_waited_for_only_so_long(script: str) -> None:
+    """Also where it has closed its output, or where something that it started has left its group and still holds it."""
+    started = time.monotonic()
+    with pytest.raises(AccessDenied, match=r"did not end within 0\.5 s"):
+        run_secret_command(("sh", "-c", script), "identity_command", timeout=0.5)
+    assert time.monotonic() - started < 2.5
+
+
 def test_a_command_that_never_stops_printing() -> None:
     with pytest.raises(AccessDenied, match=f"more than {MAX_BYTES} bytes"):
         run_secret_command(("yes",), "identity_command")
