@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Path:
     (overlay / "site.py").write_text("")
     (overlay / "root").symlink_to("/")
     os.mkfifo(overlay / "fifo")
-    os.mkdir(os.fsencode(demo) + b"/odd\xff name")
+    (demo / os.fsdecode(b"odd\xff name")).mkdir()
     (demo / "identity.txt").write_text("AGE-SECRET-KEY-1")
     (demo / "unreadable").mkdir(mode=0)
     for stale in ("drkit/retention.py", "drkit-demo/identity.txt", "drkit_demo/__init__.py"):
