@@ -25,7 +25,7 @@ from drkit.storage import foreign_files
 from drkit.storage.base import Storage
 
 FILES_NAMED = 1000
-_PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks", "proofs")
+_PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks", "proofs", "program")
 
 
 @dataclass
