@@ -10,10 +10,11 @@ from drkit.access.access import Access
 from drkit.access.identities import read_identities
 from drkit.access.opening import open_access, read_recipients
 from drkit.access.passphrases import wanted_passphrase
-from drkit.errors import AccessDenied, StorageUnavailable, UsageError
+from drkit.errors import AccessDenied, DrkitError, RepositoryError, StorageUnavailable, UsageError
 from drkit.events import Events, Warned
 from drkit.host.private_file import write_new
 from drkit.operations.context import Context, found_at
+from drkit.report.program.bundle import Program, pack_program, store_program
 from drkit.report.recovery_kit import Kit, kit_html, make_kit
 from drkit.repository.keys.identity import Identity, check_recipient, generate_identity
 from drkit.repository.keys.labels import Holder
@@ -26,7 +27,9 @@ from drkit.storage.probe import Capabilities, probe_storage
 
 @dataclass(frozen=True)
 class InitResult:
-    """What init made. `second_home`: the identity is not on this host alone."""
+    """What init made. `second_home`: the identity is not on this host alone. `error`: why the program, which was asked
+    for, is not stored beside the repository; everything else is made.
+    """
 
     repository_id: str
     url: str
@@ -37,6 +40,8 @@ class InitResult:
     second_home: bool
     kit: Kit
     capabilities: Capabilities
+    program: Program | None = None
+    error: DrkitError | None = None
     warnings: list[Warned] = field(default_factory=list)
 
 
@@ -46,14 +51,17 @@ def init(
     escrow: Sequence[str] = (),
     passphrase_file: Path | None = None,
     kit_file: Path | None = None,
+    with_program: bool = False,
 ) -> InitResult:
     """Create the repository and, where the policy names files that are not there, an identity and a recipients file.
 
     `escrow`: public keys of further key holders. The identity is stored in the repository too, under the passphrase in
     `passphrase_file`, or one that somebody at the terminal gives; whoever names another key holder is not asked.
-    `kit_file`: where the recovery kit is written as HTML. Existing files are used and never overwritten. What the store
-    can do is tried out before anything is made: where two writers at once are not safe, the repository takes one at a
-    time. Raises ObjectExists for a repository that exists, StorageUnavailable for a store that cannot hold one.
+    `kit_file`: where the recovery kit is written as HTML. Existing files are used and never overwritten.
+    `with_program`: store drkit itself beside the repository, and let the kit install it from there; it is packed before
+    anything is made, and stored at the end. What the store can do is tried out before anything is made: where two
+    writers at once are not safe, the repository takes one at a time. Raises ObjectExists for a repository that exists,
+    StorageUnavailable for a store that cannot hold one, DrkitError for a drkit that cannot be packed.
     """
     if kit_file is not None and kit_file.exists():
         raise UsageError(f"{kit_file} exists, and is not overwritten", hint="Name another file for the recovery kit.")
@@ -66,6 +74,7 @@ def init(
     for recipient in escrow:
         check_recipient(recipient, source="escrow recipient")
     storage, capabilities = _new_place(access, context.events)
+    packed = pack_program(context.events) if with_program else None
     new_file = access.identity_file if access.identity_file and not access.identity_file.exists() else None
     identities = [generate_identity()] if new_file else read_identities(access.identity, context.ask)
     recipients = _recipients(access.recipients_file, identities, escrow)
@@ -87,7 +96,14 @@ def init(
             f"the identity is in one place alone: if {access.identity_file or 'it'} is lost, so is every backup",
             hint="Copy it to a safe place, or add a second one: drkit key add, or drkit key passphrase.",
         )
-    kit = make_kit(repository, access, now=now)
+    program, error = None, None
+    if packed is not None:
+        try:
+            program = store_program(storage, packed)
+        except RepositoryError as failure:
+            failure.message = f"repository {repository.id.hex()} is made and whole, but {failure.message}"
+            error = failure
+    kit = make_kit(repository, access, now=now, program=program)
     if kit_file is not None:
         write_new(kit_file, kit_html(kit))
     return InitResult(
@@ -100,6 +116,8 @@ def init(
         second_home=second_home,
         kit=kit,
         capabilities=capabilities,
+        program=program,
+        error=error,
         warnings=context.warnings,
     )
 

@@ -16,6 +16,7 @@ from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
 from drkit.events import LOGGED, Events, Warned
 from drkit.host.private_file import write_new
 from drkit.operations.context import Context
+from drkit.report.program.bundle import Program, pack_program, store_program, stored_programs
 from drkit.report.recovery_kit import kit_html, kit_text, make_kit
 from drkit.repository.holders.custody import (
     Custody,
@@ -174,16 +175,38 @@ def prove(context: Context, identity: Path) -> ProveResult:
     return ProveResult(proven, context.warnings)
 
 
-def kit(context: Context, *, html: bool, file: Path | None = None) -> str:
-    """Make the recovery kit, as text or HTML, and write it to `file` (0600) where one is named. Raises DrkitError for
-    a file that exists.
+@dataclass(frozen=True)
+class KitResult:
+    """The recovery kit, and the program beside the repository that it installs drkit from."""
+
+    page: str
+    program: Program | None = None
+    warnings: list[Warned] = field(default_factory=list)
+
+
+def kit(context: Context, *, html: bool, file: Path | None = None, with_program: bool = False) -> KitResult:
+    """Make the recovery kit, as text or HTML, and write it to `file` (0600) where one is named.
+
+    `with_program`: let it install drkit from the program beside the repository, which is stored unless this very one is
+    there. Raises DrkitError for a file that exists, and for a drkit that cannot be packed or stored.
     """
-    made = make_kit(context.repository, context.access, now=context.now)
+    if file is not None and file.exists():
+        raise DrkitError(f"{file} exists, and is not overwritten", hint="Name another file.")
+    repository, program = context.repository, None
+    if with_program:
+        program = store_program(repository.storage, pack_program(context.events))
+    elif stored := stored_programs(repository.storage):
+        # What the storage says of them is not trusted, so the hash of one is known only where it is packed again.
+        context.events.warn(
+            f"this recovery kit does not say how to install drkit from {repository.storage.url}/{stored[-1]}",
+            hint="Run drkit key kit --with-program for one that does.",
+        )
+    made = make_kit(repository, context.access, now=context.now, program=program)
     page = kit_html(made) if html else kit_text(made)
     if file is not None:
         write_new(file, page)
         context.events.note(f"wrote the recovery kit to {file}")
-    return page
+    return KitResult(page, program, context.warnings)
 
 
 def unlock(context: Context, file: Path, passphrase_file: Path | None = None) -> Identity:

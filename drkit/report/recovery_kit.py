@@ -2,6 +2,9 @@
 
 It has a place for the secret, and never the secret. Text and HTML have the same content, so that neither can say what
 the other does not.
+
+It installs drkit from the exact source that the drkit of this host came from, or from the program that is stored beside
+the repository, and never from an index by the bare name: whoever registers that name would be root on the bare host.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import NamedTuple
 
 from drkit import __version__
 from drkit.access.access import Access
+from drkit.report.program.bundle import BY_HAND, DIRECTORY, Program
+from drkit.report.program.source import Source, installed_source
 from drkit.repository.holders.custody import read_custody
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import ESCROW_PREFIX
@@ -34,7 +39,10 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class Kit:
-    """What a kit says of a repository. `escrows`: storage keys of identities kept under a passphrase."""
+    """What a kit says of a repository. `escrows`: storage keys of identities kept under a passphrase.
+
+    `program` is stored beside the repository, to install drkit from; without one it is installed from `source`.
+    """
 
     url: str
     s3: S3Settings
@@ -44,6 +52,8 @@ class Kit:
     escrows: list[str]
     identity_place: str | None
     made: datetime
+    source: Source
+    program: Program | None = None
 
 
 def fingerprint(recipient: str) -> str:
@@ -52,7 +62,7 @@ def fingerprint(recipient: str) -> str:
     return " ".join(digits[start : start + 4] for start in range(0, 16, 4))
 
 
-def make_kit(repository: Repository, access: Access, *, now: datetime) -> Kit:
+def make_kit(repository: Repository, access: Access, *, now: datetime, program: Program | None = None) -> Kit:
     custody = read_custody(repository)
     source = access.identity
     place = None
@@ -69,6 +79,8 @@ def make_kit(repository: Repository, access: Access, *, now: datetime) -> Kit:
         escrows=[wrap.key for wrap in custody.escrows],
         identity_place=place,
         made=now,
+        source=installed_source(),
+        program=program,
     )
 
 
@@ -78,17 +90,24 @@ def _sections(kit: Kit) -> list[Section]:
 
 def _about(kit: Kit) -> Section:
     lines = [f"Address        {kit.url}"]
-    lines += [f"Endpoint       {kit.s3.endpoint}"] if kit.s3.endpoint else []
-    lines += [f"Region         {kit.s3.region}"] if kit.s3.region else []
+    if kit.s3.endpoint:
+        lines.append(f"Endpoint       {kit.s3.endpoint}" + (f", region {kit.s3.region}" if kit.s3.region else ""))
+    elif kit.s3.region:
+        lines.append(f"Region         {kit.s3.region}")
     lines += [f"Repository id  {kit.repository_id}"]
-    for number, holder in enumerate(kit.holders[:5]):
-        lead = "Opened by      " if number == 0 else " " * 15
-        lines += [f"{lead}{holder.recipient}", f"{' ' * 15}{fingerprint(holder.recipient)}  {holder.name}".rstrip()]
-    if len(kit.holders) > 5:
-        lines.append(f"{' ' * 15}and {len(kit.holders) - 5} more: drkit key list")
-    if kit.unknown_holders or not kit.holders:
-        lines.append(f"{' ' * 15}and others whose names this host does not know")
+    shown = 4 if kit.program else 5  # so that it stays one page
+    for number, holder in enumerate(kit.holders[:shown]):
+        lead = "Opened by      " if number == 0 else _INDENT
+        lines += [f"{lead}{holder.recipient}", f"{_INDENT}{fingerprint(holder.recipient)}  {holder.name}".rstrip()]
+    more = [f"and {len(kit.holders) - shown} more: drkit key list"] if len(kit.holders) > shown else []
+    more += ["and others whose names this host does not know"] if kit.unknown_holders or not kit.holders else []
+    lines += [_INDENT + ", ".join(more)] if more else []
+    source, *details = kit.source.lines
+    lines += [f"Made by        drkit {__version__}, installed from {source}", *(_INDENT + line for line in details)]
     return Section("Repository", lines, [])
+
+
+_INDENT = " " * 15
 
 
 def _identity(kit: Kit) -> Section:
@@ -96,7 +115,7 @@ def _identity(kit: Kit) -> Section:
     return Section(
         "Identity: the secret that opens the backups",
         [
-            f"{where} Who has it reads everything.",
+            f"{where} Whoever has it reads everything.",
             "Write its line here, or glue a copy here:",
             "",
             f"AGE-SECRET-KEY-1{'_' * 58}",
@@ -117,23 +136,67 @@ def _restore(kit: Kit) -> Section:
     exports = [f"export {name}={shlex.quote(str(value))}" for name, value in settings.items() if value]
     if is_s3(kit.url):
         exports.append("export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...")
+    program = _from_program(kit, kit.program) if kit.program else _from_source(kit.source)
     return Section(
         "On a bare Debian host, as root",
+        [*program.text, "After cat, type the identity's line, Return, Ctrl-D."],
         [
-            "Install drkit from where you got it: any later version reads this repository too.",
-            "After cat, type the identity's line, Return, Ctrl-D.",
-        ],
-        [
-            "apt-get install -y docker.io python3-venv",
-            "python3 -m venv /opt/drkit && /opt/drkit/bin/pip install drkit",
+            f"apt-get install -y {' '.join(sorted(['docker.io', 'python3-venv', *program.packages]))}",
+            *exports,
+            *program.commands,
             "export PATH=/opt/drkit/bin:$PATH",
             "umask 077; cat > identity.txt",
-            *exports,
             "export DRKIT_IDENTITY_FILE=$PWD/identity.txt",
             "drkit snapshots",
             "drkit restore latest --volume NAME",
         ],
     )
+
+
+class _Installing(NamedTuple):
+    """How drkit comes to the bare host: what to know, Debian packages that it takes, and commands."""
+
+    text: list[str]
+    packages: list[str]
+    commands: list[str]
+
+
+_VENV = "python3 -m venv /opt/drkit && /opt/drkit/bin/pip install"
+_WHEEL = f"drkit-{__version__}-py3-none-any.whl"
+
+
+def _from_source(source: Source) -> _Installing:
+    warning = "The name drkit on the public package index is not ours: never install it by that name."
+    later = "This installs the drkit that made this page; any later version reads this repository too."
+    if source.requirement is not None:
+        packages = ["git"] if source.requirement.startswith("git+") else []
+        return _Installing([later, warning], packages, [f"{_VENV} \\\n  {shlex.quote(source.requirement)}"])
+    keep = "Keep drkit's wheel with this page, or have drkit key kit --with-program store it with the backups."
+    return _Installing([keep, warning], [], [f"{_VENV} ./{_WHEEL}"])
+
+
+def _from_program(kit: Kit, program: Program) -> _Installing:
+    """The hash is checked before anything is unpacked, in one command: what is pasted goes on after a failure."""
+    text = [
+        f"{'Any S3 client fetches drkit.' if is_s3(kit.url) else 'drkit lies beside the repository.'} "
+        f"It needs {program.needs}.",
+        "Whoever can write there can replace it: go on only where sha256sum says OK.",
+        f"For another Python, with a network: pip install {DIRECTORY}/{_WHEEL}",
+    ]
+    commands = [
+        f'echo "{program.sha256}  drkit.tar" |\n  sha256sum -c && tar -xf drkit.tar',
+        f"{_VENV} --no-index --find-links {DIRECTORY} drkit",
+    ]
+    if not is_s3(kit.url):
+        return _Installing(text, [], [f"cp {shlex.quote(f'{local_path(kit.url)}/{program.key}')} drkit.tar", *commands])
+    options = {
+        "--endpoint-url": "DRKIT_ENDPOINT" if kit.s3.endpoint else None,
+        "--region": "DRKIT_REGION" if kit.s3.region else None,
+        "--ca-bundle": "DRKIT_CA_BUNDLE" if kit.s3.ca_bundle else None,
+    }
+    given = " ".join(f'{option} "${name}"' for option, name in options.items() if name)
+    download = f"aws s3 cp {shlex.quote(f'{kit.url}/{program.key}')} drkit.tar" + (f" \\\n  {given}" if given else "")
+    return _Installing(text, ["awscli"], [download, *commands])
 
 
 def _escrow(kit: Kit) -> Section:
@@ -148,16 +211,22 @@ def _escrow(kit: Kit) -> Section:
 
 
 def _by_hand(kit: Kit) -> Section:
-    text = [
-        "drkit/repository/FORMAT.md describes the repository, and has a program that writes any backup as a tar:",
-        "python3 by_hand.py REPOSITORY identity.txt SNAPSHOT TARGET > target.tar",
-    ]
+    if kit.program:  # then python3 is that of /opt/drkit, which has all that is needed
+        text = [f"{DIRECTORY}/FORMAT.md describes the repository, and this program writes any backup as a tar:"]
+        by_hand, pyrage = f"{DIRECTORY}/{BY_HAND}", "with Python as installed above"
+    else:
+        text = ["drkit's FORMAT.md describes the repository, and has a program that writes any backup as a tar:"]
+        by_hand, pyrage = BY_HAND, "with Python and pip install pyrage"
+    text.append(f"python3 {by_hand} REPOSITORY identity.txt SNAPSHOT TARGET > target.tar")
     if not kit.escrows:
         return Section("Without drkit", text, [])
     return Section(
         "Without drkit",
-        [*text, *_fetch(kit), "The identity under the passphrase, with age, or with Python and pip install pyrage:"],
-        [f"age -d -o identity.txt {_copy_of(kit)}", _PYTHON_UNLOCK.format(_copy_of(kit))],
+        [*text, *_fetch(kit), f"The identity under the passphrase, with age, or {pyrage}:"],
+        [
+            f"age -d -o identity.txt {_copy_of(kit)}",
+            _PYTHON_UNLOCK.format(_copy_of(kit) if is_s3(kit.url) else f"\\\n  {_copy_of(kit)}"),
+        ],
     )
 
 
@@ -189,7 +258,7 @@ def _test() -> Section:
 
 
 def kit_text(kit: Kit) -> str:
-    """The page as plain text: at most 100 columns, about 60 lines."""
+    """The page as plain text: at most 66 lines of 100 columns, where no address is longer."""
     lines = [f"drkit recovery kit   {_head(kit)}", _ADVICE]
     for section in _sections(kit):
         lines += ["", section.title.upper()]

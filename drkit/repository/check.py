@@ -24,7 +24,7 @@ from drkit.repository.repository import Repository
 from drkit.storage.base import Storage
 
 FILES_NAMED = 1000
-_PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks", "proofs")
+_PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks", "proofs", "program")
 
 
 @dataclass

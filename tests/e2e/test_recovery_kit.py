@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from drkit import __version__
 from tests.support.lab import PROJECT, Lab, Volume
 
 PASSPHRASE = "correct horse battery staple"
@@ -23,26 +24,33 @@ PASSPHRASE = "correct horse battery staple"
 class Bare:
     """A host with an empty home and nothing of drkit in its environment, where packages are installed from this tree.
 
-    `installed` notes what the kit asked apt and pip for; drkit is there only once pip was asked for it.
+    `installed` notes what the kit asked apt and pip for; drkit is there only once pip was asked for it. With `real_pip`
+    nothing but apt is played: then drkit comes from what lies beside the repository, and from nowhere else.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, real_pip: bool = False) -> None:
         self.home = directory / "bare"
         self.tools, self.opt, self.installed = self.home / "tools", self.home / "opt", self.home / "installed"
         for path in (self.tools, self.opt):
             path.mkdir(parents=True)
         self._program("apt-get", f'echo "apt-get $*" >> {self.installed}')
-        # A virtual environment has a pip that puts there what an installation of the project would.
-        by_venv = f"mkdir -p $3/bin; cp {self.tools}/pip $3/bin/"
-        self._program("python3", f'[ "$1 $2" = "-m venv" ] || exec {sys.executable} "$@"\n{by_venv}')
-        self._program("launcher", f'PYTHONPATH={PROJECT} exec {sys.executable} -m drkit "$@"')
-        self._program("pip", f'echo "pip $*" >> {self.installed}; cp {self.tools}/launcher $(dirname $0)/drkit')
+        if real_pip:
+            self._program("python3", f'exec {sys.executable} "$@"')
+        else:
+            self._play_pip()
         self.environment = {
             "HOME": str(self.home),
             "PATH": f"{self.tools}:/usr/bin:/bin",
             "DOCKER_HOST": os.environ["DOCKER_HOST"],
             "DRKIT_STATE_DIR": str(self.home / "state"),
         }
+
+    def _play_pip(self) -> None:
+        """A virtual environment has a pip that puts there what an installation of the project would."""
+        by_venv = f"mkdir -p $3/bin; cp {self.tools}/pip $3/bin/"
+        self._program("python3", f'[ "$1 $2" = "-m venv" ] || exec {sys.executable} "$@"\n{by_venv}')
+        self._program("launcher", f'PYTHONPATH={PROJECT} exec {sys.executable} -m drkit "$@"')
+        self._program("pip", f'echo "pip $*" >> {self.installed}; cp {self.tools}/launcher $(dirname $0)/drkit')
 
     def _program(self, name: str, script: str) -> None:
         path = self.tools / name
@@ -109,7 +117,7 @@ PROVE = "IS THIS PAGE STILL RIGHT? ONCE A QUARTER, WITH THE COPY THAT IS KEPT WI
 class Lost:
     """A backup whose volume and host are gone: what is left is the repository, the kit and the identity's line."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, *options: str) -> None:
         self.lab = lab
         self.volume = lab.volume("data", {"a/file": b"content" * 1000, "b": b"small"})
         lab.write_policy(self.volume)
@@ -117,11 +125,11 @@ class Lost:
         passphrase.touch(0o600)
         passphrase.write_text(PASSPHRASE)
         html = lab.directory / "kit.html"
-        made = lab.json("init", "--passphrase-file", passphrase, "--kit", html)
+        made = lab.json("init", "--passphrase-file", passphrase, "--kit", html, *options)
         self.kit: str = made["recovery_kit"]
         assert html.stat().st_mode & 0o777 == 0o600
         lab.backup()
-        self.printed = lab.drkit("key", "kit").stdout
+        self.printed = lab.drkit("key", "kit", *options).stdout
         self.line = next(line for line in lab.identity.read_text().splitlines() if line.startswith("AGE-"))
         for path in (lab.identity, lab.policy, lab.recipients, passphrase):
             path.unlink()
@@ -152,11 +160,40 @@ def test_the_kit_restores_with_the_identity(lost: Lost, bare: Bare) -> None:
     shown = bare.run(script, stdin=f"{lost.line}\n")
     assert "verified" in shown
     lost.restored()
-    assert bare.installed.read_text().splitlines() == ["apt-get install -y docker.io python3-venv", "pip install drkit"]
+    asked = ["apt-get install -y docker.io python3-venv", f"pip install ./drkit-{__version__}-py3-none-any.whl"]
+    assert bare.installed.read_text().splitlines() == asked
     assert (bare.home / "identity.txt").stat().st_mode & 0o777 == 0o600
     exports = "\n".join(line for line in script.splitlines() if line.startswith("export"))
     proven = bare.run(f"{exports}\n{commands(lost.kit, PROVE)}")
     assert "recorded as proof 1" in proven
+
+
+def test_the_kit_installs_the_program_beside_the_repository(lab: Lab, tmp_path: Path) -> None:
+    """The page, the repository and the identity's line are enough: no index, no checkout, no wheel from elsewhere."""
+    lost, bare = Lost(lab, "--with-program"), Bare(tmp_path, real_pip=True)
+    assert lost.printed.split("\n", 1)[1].strip() == lost.kit.split("\n", 1)[1].strip()
+    [program] = lab.objects("program/")
+    script = commands(lost.kit, BARE).replace("NAME", lost.volume.name)
+    assert "verified" in bare.run(script, stdin=f"{lost.line}\n")
+    lost.restored()
+    assert bare.installed.read_text().splitlines() == ["apt-get install -y docker.io python3-venv"]
+    exports = "\n".join(line for line in script.splitlines() if line.startswith("export"))
+    assert bare.run(f"{exports}\npython3 -c 'import drkit; print(drkit.__file__)'").startswith(str(bare.opt))
+    assert "recorded as proof 1" in bare.run(f"{exports}\n{commands(lost.kit, PROVE)}")
+    # The same shell reads the repository without drkit, too.
+    [by_hand] = re.findall(r"^  (python3 program/by_hand.*)$", lost.kit, re.MULTILINE)
+    by_hand = by_hand.replace("REPOSITORY", str(lab.repository)).replace("TARGET", lost.volume.name)
+    snapshot = bare.run(f"{exports}\npython3 program/by_hand.py {lab.repository} identity.txt").split()[0]
+    bare.run(f"{exports}\n{by_hand.replace('SNAPSHOT', snapshot)} && tar -xf target.tar")
+    assert (bare.home / "a" / "file").read_bytes() == b"content" * 1000
+    # What somebody put in its place is not unpacked.
+    other = Bare(tmp_path / "other", real_pip=True)
+    program.chmod(0o600)
+    program.write_bytes(b"evil")
+    with pytest.raises(AssertionError, match="FAILED"):
+        other.run(script, stdin=f"{lost.line}\n")
+    assert not (other.home / "program").exists()
+    assert not (other.opt / "bin" / "drkit").exists()
 
 
 def test_the_kit_restores_with_the_passphrase(lost: Lost, bare: Bare) -> None:

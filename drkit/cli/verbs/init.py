@@ -34,6 +34,10 @@ def init(
         Path | None,
         typer.Option("--kit", metavar="FILE.html", help="Write the recovery kit to this file too, to be printed."),
     ] = None,
+    with_program: Annotated[
+        bool,
+        typer.Option("--with-program", help="Store drkit itself beside the repository, for a bare host (some 40 MB)."),
+    ] = False,
     mirror_of: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +50,11 @@ def init(
     Where the policy names an identity file that is not there, a new identity is made.
     """
     if mirror_of is not None:
+        if with_program:
+            raise UsageError(
+                "a mirror is made without a recovery kit, which alone says what to do with the program",
+                hint="Run drkit key kit --with-program --repository MIRROR afterwards.",
+            )
         if escrow_recipient or passphrase_file is not None or kit is not None:
             raise UsageError(
                 "a mirror has the keys of its repository: --mirror-of stands alone",
@@ -55,7 +64,13 @@ def init(
         return
     if run.json:
         run.context.asker = None  # whoever wants a document gives files
-    made = create(run.context, escrow=escrow_recipient, passphrase_file=passphrase_file, kit_file=kit)
+    made = create(
+        run.context,
+        escrow=escrow_recipient,
+        passphrase_file=passphrase_file,
+        kit_file=kit,
+        with_program=with_program,
+    )
     if run.json:
         output.print_json(
             {
@@ -68,18 +83,23 @@ def init(
                 "second_home": made.second_home,
                 "recovery_kit": kit_text(made.kit),
                 "kit_file": str(kit) if kit else None,
+                "program": made.program._asdict() if made.program else None,
                 "writers": "single" if made.capabilities.unsafe else "many",
                 "capabilities": asdict(made.capabilities),
             }
         )
+        run.end(made.error)
         return
     output.print_line(f"created repository {made.repository_id} at {made.url}")
+    if made.program is not None:
+        output.print_line(f"stored drkit beside it as {made.program.key}")
     if kit is not None:
         output.print_line(f"wrote the recovery kit to {kit}")
     if made.identity_created:
         output.print_line(f"created identity {made.identity_file} (mode 0600)")
     output.print_line("")
     output.print_line(kit_text(made.kit).rstrip())
+    run.end(made.error)
 
 
 def _mirror(run: Run, source: str) -> None:

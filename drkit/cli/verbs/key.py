@@ -177,6 +177,12 @@ def kit(
         KitFormat | None,
         typer.Option("--format", help="Default: html for a file that ends in .html, else text."),
     ] = None,
+    with_program: Annotated[
+        bool,
+        typer.Option(
+            "--with-program", help="Store drkit itself beside the repository, and name it in the kit (some 40 MB)."
+        ),
+    ] = False,
 ) -> None:
     """Print the recovery kit again.
 
@@ -184,12 +190,13 @@ def kit(
     """
     if format_ is None:
         format_ = KitFormat.html if file is not None and file.suffix == ".html" else KitFormat.text
-    page = keys.kit(run.context, html=format_ is KitFormat.html, file=file)
+    made = keys.kit(run.context, html=format_ is KitFormat.html, file=file, with_program=with_program)
     if run.json:
-        written = {"kit_file": str(file)} if file else {"recovery_kit": page}
-        output.print_json({"status": "ok", "format": format_.value, **written})
+        written = {"kit_file": str(file)} if file else {"recovery_kit": made.page}
+        program = made.program._asdict() if made.program else None
+        output.print_json({"status": "ok", "format": format_.value, "program": program, **written})
     elif file is None:
-        output.print_line(page.rstrip())
+        output.print_line(made.page.rstrip())
 
 
 @app.command()
