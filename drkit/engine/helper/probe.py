@@ -11,6 +11,7 @@ from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.launch import LABEL, Transport, run_helper
+from drkit.engine.helper.pax import pax_record
 from drkit.engine.helper.process import HelperProcess
 from drkit.errors import DrkitError
 
@@ -96,7 +97,7 @@ def _archive(*, odd_names: bool) -> bytes:
             if name == _ODD_NAME:
                 records["path"] = name
             header = tarfile.TarInfo("PaxHeaders/x")
-            body = b"".join(_pax_record(key.encode(), value) for key, value in records.items())
+            body = b"".join(pax_record(key.encode(), value) for key, value in records.items())
             header.type, header.size = tarfile.XHDTYPE, len(body)
             tar.addfile(header, io.BytesIO(body))
             entry = tarfile.TarInfo("odd" if name == _ODD_NAME else name.decode())
@@ -127,15 +128,6 @@ def _archive(*, odd_names: bool) -> bytes:
         add(b"./trusted", tarfile.REGTYPE, SCHILY__xattr__trusted__drkit=b"kept")
         add(b"./xattr", tarfile.REGTYPE, SCHILY__xattr__user__drkit=b"kept")
     return out.getvalue()
-
-
-def _pax_record(key: bytes, value: bytes) -> bytes:
-    """A record's length counts its own digits."""
-    rest = b" " + key + b"=" + value + b"\n"
-    length = len(rest) + 1
-    while len(str(length)) + len(rest) != length:
-        length = len(str(length)) + len(rest)
-    return str(length).encode() + rest
 
 
 def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
