@@ -1,4 +1,4 @@
-"""Volumes: reading and writing their content through a helper, finding them, and making them anew for a restore."""
+"""Volumes: finding them, and creating them for a restore."""
 
 from __future__ import annotations
 
@@ -6,134 +6,11 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from drkit.engine.client import Document, Engine, EngineError
-from drkit.engine.helper.launch import LABEL as HELPER_LABEL
-from drkit.engine.helper.launch import Transport, start_helper
-from drkit.engine.helper.process import HelperProcess
+from drkit.engine.labels import LABEL_HELPER, LABEL_RESTORE
 from drkit.engine.names import check_name
 from drkit.errors import DrkitError
-
-if TYPE_CHECKING:
-    from drkit.engine.helper.image import HelperImage
-
-LABEL_RESTORE = "drkit.restore"
-
-# A million directories get their metadata after the last byte of input, and then everything goes to disk.
-_EXTRACT_SECONDS = 3600.0
-
-# A record of the scan: path (empty for the root), then type, mode, uid, gid, size, mtime, ctime, inode and links, then
-# the device. A path may hold anything but NUL, so NUL ends each of the three, and another one the record.
-SCAN_FORMAT = r"%P\0%y %m %U %G %s %T@ %C@ %i %n\0%D\0\0"
-RECORD_END = b"\0\0"
-STOCK_RECORD_END = b"\0"
-
-_SCAN = f"find . -printf '{SCAN_FORMAT}'"
-TAR_CREATE = (
-    "tar --create --file=- --no-recursion --null --files-from=- --format=posix --xattrs --xattrs-include='*' --sparse"
-    " --numeric-owner --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime --quoting-style=escape"
-    # 512 KiB a write: measured twice as fast as tar's 10 KiB.
-    " --blocking-factor=1024"
-)
-TAR_EXTRACT = (
-    "tar --extract --file=- --numeric-owner --same-owner --same-permissions --xattrs --xattrs-include='*'"
-    " --delay-directory-restore --quoting-style=escape"
-    # In records of 10 KiB, as it would read else, it takes twice the CPU time.
-    " --blocking-factor=512"
-    # This warning prints names unquoted, so that one with a line feed would become two lines that nobody knows.
-    " --warning=no-timestamp"
-)
-
-# BusyBox: no metadata in the scan but the path, and none of the options that keep everything. Its tar takes a list of
-# lines, if it was built to take one; else the names must fit on one command line.
-_STOCK_SCAN = "find . -print0"
-_STOCK_TAR = """case "$(tar --help 2>&1)" in
-    *'-T FILE'*) tr '\\000' '\\n' | tar -c -f - --no-recursion --numeric-owner -T - ;;
-    *) xargs -0 -x -n 1000000000 -s 1000000000 tar -c -f - --no-recursion --numeric-owner ;;
-esac"""
-_STOCK_UNTAR = "tar -x -f - -p --numeric-owner"
-
-
-# While tar still writes, what it has written goes to the disk; else that would begin at the end, with gigabytes. A
-# write error is told to one sync only, perhaps to one of these: its status must not be lost. A helper image of an
-# earlier drkit has no sleep.
-_FLUSH = """(
-exec >/dev/null
-command -v sleep || exit 0
-trap stop=1 TERM
-while [ -z "$stop" ]; do sleep 1 2>/dev/null & wait $!; sync -f . || exit 74; done
-) &
-flush=$!
-"""
-_FLUSHED = """kill $flush 2>/dev/null
-wait $flush 2>/dev/null
-[ $? -ne 74 ] || status=74
-sync -f . || [ $status -ne 0 ] || status=74
-"""
-
-
-def start_capture(
-    engine: Engine,
-    helper: HelperImage,
-    volume: str,
-    *,
-    run_id: str,
-    trusted_xattrs: bool = False,
-    held: bool = False,
-    transport: Transport = "auto",
-) -> HelperProcess:
-    """Scan a volume, then read a tar of what the caller asks for. If `held`, only once a line is written to stdin.
-
-    stdout gives the scan's records (SCAN_FORMAT; only "./path" and a NUL from a helper that is not `full`), and a last
-    one "end STATUS" that ends as they do. stdin then takes the NUL-separated list of members ("." for the root,
-    "./a/b"), and once it is closed stdout gives the tar. An empty list is not possible: abort the process instead.
-    """
-    scan = _SCAN if helper.full else _STOCK_SCAN
-    # exec'd, GNU tar is process 1: the name of a sparse member holds the process id.
-    tar = f"exec {TAR_CREATE}" if helper.full else _STOCK_TAR
-    ends = r"\0\0" if helper.full else r"\0"
-    hold = "IFS= read -r _ || exit 72\n" if held else ""
-    return start_helper(
-        engine,
-        helper,
-        script=f"{hold}cd /volume || exit 71\n{scan}\nprintf 'end %s{ends}' \"$?\" || exit 70\n{tar}\n",
-        volume=volume,
-        readonly=True,
-        trusted_xattrs=trusted_xattrs,
-        run_id=run_id,
-        transport=transport,
-    )
-
-
-def start_extract(
-    engine: Engine,
-    helper: HelperImage,
-    volume: str,
-    *,
-    run_id: str,
-    trusted_xattrs: bool = False,
-    durable: bool = True,
-    transport: Transport = "auto",
-) -> HelperProcess:
-    """Extract the tar that is written to stdin.
-
-    stdout gives "end STATUS" and a NUL as soon as tar has ended; `durable`: once the helper has ended with 0, all of it
-    is on disk as well. Reading back what was written need not wait for that.
-    """
-    untar = TAR_EXTRACT if helper.full else _STOCK_UNTAR
-    before, after = (_FLUSH, _FLUSHED) if durable else ("", "")
-    return start_helper(
-        engine,
-        helper,
-        script=f"cd /volume || exit 71\n{before}{untar}\nstatus=$?\nprintf 'end %s\\0' $status\n{after}exit $status\n",
-        volume=volume,
-        readonly=False,
-        trusted_xattrs=trusted_xattrs,
-        run_id=run_id,
-        transport=transport,
-        exit_seconds=_EXTRACT_SECONDS,
-    )
 
 
 def match_volumes(engine: Engine, pattern: str) -> list[str]:
@@ -141,7 +18,7 @@ def match_volumes(engine: Engine, pattern: str) -> list[str]:
     return sorted(
         volume["Name"]
         for volume in engine.volumes()
-        if fnmatch.fnmatchcase(volume["Name"], pattern) and HELPER_LABEL not in (volume.get("Labels") or {})
+        if fnmatch.fnmatchcase(volume["Name"], pattern) and LABEL_HELPER not in (volume.get("Labels") or {})
     )
 
 

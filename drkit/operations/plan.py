@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.process import HelperProcess
-from drkit.engine.volumes import match_volumes, start_capture
+from drkit.engine.helper.reading import start_capture
+from drkit.engine.volumes import match_volumes
 from drkit.errors import UsageError
 from drkit.pipeline.standby import StandBy
 from drkit.policy import Policy

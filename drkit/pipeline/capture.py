@@ -15,7 +15,7 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import TarReport, classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
-from drkit.engine.volumes import start_capture
+from drkit.engine.helper.reading import start_capture
 from drkit.errors import CaptureFailed
 from drkit.pipeline.listing import requested
 from drkit.pipeline.paths import member_path

@@ -11,7 +11,8 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
-from drkit.engine.volumes import start_capture, start_extract
+from drkit.engine.helper.reading import start_capture
+from drkit.engine.helper.writing import start_extract
 from drkit.errors import DrkitError, IntegrityError
 from drkit.pipeline.describe import Description, describe, differences
 from drkit.pipeline.listing import requested

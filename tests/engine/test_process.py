@@ -21,9 +21,11 @@ import pytest
 from drkit.engine.client import Engine
 from drkit.engine.helper import fifos as exchange
 from drkit.engine.helper.image import HelperImage, ensure_helper
-from drkit.engine.helper.launch import LABEL, Transport, run_helper, start_helper
+from drkit.engine.helper.launch import Transport, run_helper, start_helper
 from drkit.engine.helper.process import HelperProcess
-from drkit.engine.volumes import start_capture, start_extract
+from drkit.engine.helper.reading import start_capture
+from drkit.engine.helper.writing import start_extract
+from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError, UsageError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -130,7 +132,7 @@ def test_the_running_helper_is_confined(
 ) -> None:
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="for file in status net/dev; do "
         "while read line; do printf '%s\n' \"$line\"; done </proc/self/$file; done; read wait",
         volume=volume,
@@ -151,7 +153,7 @@ def test_the_running_helper_is_confined(
         assert host["Memory"] >= 1 << 30 and host["MemorySwap"] == host["Memory"]
         assert host["PidsLimit"] == 32 and host["NanoCpus"] >= 10**9
         assert not host["Binds"] and not host["Devices"] and not host["PortBindings"]
-        assert container["Config"]["Labels"][LABEL] == "run-7"
+        assert container["Config"]["Labels"][LABEL_HELPER] == "run-7"
         assert container["Image"] == helper.image_id
         mounts = {mount["Target"]: mount for mount in host["Mounts"]}
         assert mounts.keys() == {"/volume", "/drkit"}
@@ -171,7 +173,7 @@ def test_the_helper_cannot_do_what_it_must_not(engine: Engine, helper: HelperIma
     script = (
         "(: >/volume/x) 2>/dev/null && echo wrote; (: >/x) 2>/dev/null && echo wrote; read l </proc/net/route; echo $l"
     )
-    output, end = run_helper(engine, helper, script, volume=volume, run_id="test")
+    output, end = run_helper(engine, helper.image_id, script, volume=volume, run_id="test")
     assert b"wrote" not in output and end.code == 0
     assert list(data_of(engine, volume).iterdir()) == []
 
@@ -215,7 +217,7 @@ def test_streams_carry_every_byte(engine: Engine, helper: HelperImage, transport
     # sh has no cat: tar gives back the one member's bytes.
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="exec tar --extract --to-stdout --file=-",
         volume=None,
         readonly=True,
@@ -246,7 +248,12 @@ def archive_of(data: bytes) -> bytes:
 @both_transports
 def test_exit_status_and_stderr_arrive(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     output, end = run_helper(
-        engine, helper, 'printf "out $1"; printf err >&2; exit 7', run_id="test", transport=transport, arguments=["a b"]
+        engine,
+        helper.image_id,
+        'printf "out $1"; printf err >&2; exit 7',
+        run_id="test",
+        transport=transport,
+        arguments=["a b"],
     )
     assert (output, end.code, end.stderr, end.stderr_truncated, end.oom_killed) == (b"out a b", 7, b"err", False, False)
     assert end.describe() == "exit status 7: err"
@@ -259,7 +266,7 @@ def test_stderr_without_end_is_bounded_and_blocks_nothing(
     script = """
         line=0123456789abcdef; for i in 1 2 3 4 5 6 7 8; do line=$line$line; done
         i=0; while [ $i -lt 1000 ]; do echo $line >&2; i=$((i + 1)); done; echo done"""
-    output, end = run_helper(engine, helper, script, run_id="test", transport=transport)
+    output, end = run_helper(engine, helper.image_id, script, run_id="test", transport=transport)
     assert output == b"done\n" and end.code == 0
     assert end.stderr_truncated and len(end.stderr) == 1 << 20
 
@@ -271,7 +278,7 @@ def test_a_helper_that_reads_nothing_breaks_the_writer(
     with (
         start_helper(
             engine,
-            helper,
+            helper.image_id,
             script="echo no thanks >&2; exit 9",
             volume=None,
             readonly=False,
@@ -329,10 +336,10 @@ def test_an_engine_that_does_not_share_the_directory_is_noticed(
 
     monkeypatch.setattr(exchange.Fifos, "mount", elsewhere)
     with Engine.connect(engine_url) as engine:
-        output, _ = run_helper(engine, helper, "echo here", run_id="test")
+        output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test")
         assert output == b"here\n" and engine.shares_directory is False
         with pytest.raises(DrkitError, match="bind source path does not exist"):
-            run_helper(engine, helper, "echo here", run_id="test", transport="fifo")
+            run_helper(engine, helper.image_id, "echo here", run_id="test", transport="fifo")
 
 
 def test_another_directory_of_the_same_name_is_noticed(
@@ -345,7 +352,7 @@ def test_another_directory_of_the_same_name_is_noticed(
     )
     monkeypatch.setattr("drkit.engine.helper.process._TOKEN_SECONDS", 2.0)
     with Engine.connect(engine_url) as engine:
-        output, _ = run_helper(engine, helper, "echo here", run_id="test")
+        output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test")
         assert output == b"here\n" and engine.shares_directory is False
 
 
@@ -354,9 +361,9 @@ def test_drkit_in_a_container_names_a_volume(
 ) -> None:
     monkeypatch.setenv("DRKIT_EXCHANGE_DIR", str(data_of(engine, volume)))
     with pytest.raises(UsageError, match="without the other"):
-        run_helper(engine, helper, "echo here", run_id="test")
+        run_helper(engine, helper.image_id, "echo here", run_id="test")
     monkeypatch.setenv("DRKIT_EXCHANGE_VOLUME", volume)
-    output, _ = run_helper(engine, helper, "echo here", run_id="test", transport="fifo")
+    output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test", transport="fifo")
     assert output == b"here\n"
     assert list(data_of(engine, volume).iterdir()) == []
 
@@ -385,8 +392,8 @@ CHILD = """
 import os, signal, sys
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
-from drkit.engine.helper.process import HelperProcess
-from drkit.engine.volumes import start_capture, start_extract
+from drkit.engine.helper.reading import start_capture
+from drkit.engine.helper.writing import start_extract
 
 moment, volume, run_id = sys.argv[1:]
 die = lambda *ignored: os.kill(os.getpid(), signal.SIGKILL)
@@ -434,7 +441,7 @@ def test_a_killed_drkit_leaves_no_running_helper(
         check=False,
     )
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
-    label = f"{LABEL}={unique_name}"
+    label = f"{LABEL_HELPER}={unique_name}"
     assert wait_until(lambda: not engine.containers([label], stopped=False), 5)
     if moment == "created":  # between two requests nobody can clean up: it stays, and runs nothing
         (left,) = engine.containers([label])
@@ -490,7 +497,7 @@ def test_a_killed_helper_is_never_taken_for_a_capture(
 def test_abort_ends_everything_from_another_thread(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="read forever",
         volume=None,
         readonly=True,
@@ -530,7 +537,7 @@ def test_leaving_early_removes_the_container(
 def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: HelperImage) -> None:
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="trap '' TERM; exec >&-; while :; do :; done",
         volume=None,
         readonly=True,
@@ -547,7 +554,7 @@ def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: HelperImag
 def test_out_of_memory_is_named(engine: Engine, helper: HelperImage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drkit.engine.helper.launch._memory_limit", lambda facts: 16 << 20)
     script = "line=0123456789abcdef; while :; do line=$line$line; done"
-    _, end = run_helper(engine, helper, f"exec /bin/sh -c '{script}'", run_id="test")
+    _, end = run_helper(engine, helper.image_id, f"exec /bin/sh -c '{script}'", run_id="test")
     assert end.code == 137 and end.oom_killed
     assert end.describe() == "killed by the kernel: out of memory"
 
@@ -561,12 +568,12 @@ def test_nothing_is_left_on_the_host(
     assert base == tmp_path / "drkit"
     descriptors = open_descriptors()
     for transport in TRANSPORTS:
-        run_helper(engine, helper, "exit 0", run_id="test", transport=transport)
+        run_helper(engine, helper.image_id, "exit 0", run_id="test", transport=transport)
     assert list(base.iterdir()) == []
     assert wait_until(lambda: open_descriptors() <= descriptors, 5)
     orphan = base / "drkit-exchange-orphan"
     orphan.mkdir()
-    run_helper(engine, helper, "exit 0", run_id="test", transport="fifo")
+    run_helper(engine, helper.image_id, "exit 0", run_id="test", transport="fifo")
     assert not orphan.exists()
 
 
@@ -577,10 +584,9 @@ def test_an_image_without_a_shell_is_said_so(engine: Engine, unique_name: str) -
         api.import_image_from_data(empty, repository=unique_name, tag="1")
         image = engine.image(f"{unique_name}:1")
         assert image is not None
-        broken = HelperImage(image["Id"], "stock", "none", "amd64", full=False)
         with pytest.raises(DrkitError, match="/bin/sh"):
-            run_helper(engine, broken, "exit 0", run_id="test")
-        assert engine.containers([f"{LABEL}=test"]) == []
+            run_helper(engine, image["Id"], "exit 0", run_id="test")
+        assert engine.containers([f"{LABEL_HELPER}=test"]) == []
     finally:
         engine.remove_image(f"{unique_name}:1")
         api.close()

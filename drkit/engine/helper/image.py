@@ -17,16 +17,14 @@ from typing import Literal
 from drkit.engine.client import Engine, EngineError
 from drkit.engine.helper.host_tools import HOST_ARCH, host_image
 from drkit.engine.helper.launch import run_helper
+from drkit.engine.labels import LABEL_HELPER_IMAGE, LABEL_HELPER_SOURCE, LABEL_HELPER_TAR
 from drkit.errors import DrkitError
 
 log = logging.getLogger(__name__)
 
 Source = Literal["alpine", "host", "stock", "repository"]
 
-LABEL_IMAGE = "drkit.helper.image"
-LABEL_SOURCE = "drkit.helper.source"
-LABEL_TAR = "drkit.helper.tar"
-_RECIPE = "2"  # the value of LABEL_IMAGE: an image made by another recipe is not used again
+_RECIPE = "2"  # the value of LABEL_HELPER_IMAGE: an image made by another recipe is not used again
 _PREFERENCE = ("alpine", "host")
 
 REPOSITORY = "drkit-helper"
@@ -58,10 +56,10 @@ def find_helper(engine: Engine) -> HelperImage | None:
     """A helper image built or loaded earlier. An image that fails its probe does not stay in the engine."""
     arch = engine.arch()
     found = []
-    for image in engine.images([f"{LABEL_IMAGE}={_RECIPE}"]):
+    for image in engine.images([f"{LABEL_HELPER_IMAGE}={_RECIPE}"]):
         labels = image["Labels"]
-        if labels.get(LABEL_SOURCE) in _PREFERENCE:
-            found.append(HelperImage(image["Id"], labels[LABEL_SOURCE], labels[LABEL_TAR], arch, full=True))
+        if (source := labels.get(LABEL_HELPER_SOURCE)) in _PREFERENCE:
+            found.append(HelperImage(image["Id"], source, labels[LABEL_HELPER_TAR], arch, full=True))
     return min(found, key=lambda helper: (_PREFERENCE.index(helper.source), helper.image_id), default=None)
 
 
@@ -129,7 +127,7 @@ def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> HelperIm
         image = engine.image(ref)
     if image is None:
         raise DrkitError(f"helper image {ref}: no such image", hint=f"Pull or load it first: docker pull {ref}.")
-    version, full = _tools(engine, str(image["Id"]), "stock", run_id)
+    version, full = _tools(engine, str(image["Id"]), run_id)
     return HelperImage(str(image["Id"]), "stock", version, engine.arch(), full)
 
 
@@ -157,19 +155,18 @@ def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load
             f"helper image {image_id[:19]}: made for {image['Architecture']}, the engine runs {arch}",
             hint="Build one here: drkit helper build.",
         )
-    version, full = _tools(engine, image_id, "repository", run_id)
+    version, full = _tools(engine, image_id, run_id)
     return HelperImage(image_id, "repository", version, arch, full)
 
 
 def _labels(source: Source, version: str) -> dict[str, str]:
-    return {LABEL_IMAGE: _RECIPE, LABEL_SOURCE: source, LABEL_TAR: version}
+    return {LABEL_HELPER_IMAGE: _RECIPE, LABEL_HELPER_SOURCE: source, LABEL_HELPER_TAR: version}
 
 
-def _tools(engine: Engine, image_id: str, source: Source, run_id: str) -> tuple[str, bool]:
+def _tools(engine: Engine, image_id: str, run_id: str) -> tuple[str, bool]:
     """The version of the image's tar, and whether its tools are the GNU ones, found out by running them."""
-    helper = HelperImage(image_id, source, "unknown", engine.arch(), full=False)
     script = "tar --version 2>&1; find / -maxdepth 0 -printf 'find prints\\n'"
-    output, _ = run_helper(engine, helper, script, run_id=run_id)
+    output, _ = run_helper(engine, image_id, script, run_id=run_id)
     said = output.decode(errors="replace")
     if gnu := re.search(r"\(GNU tar\) (\S+)", said):
         return gnu[1], "find prints" in said
@@ -182,7 +179,7 @@ def _tools(engine: Engine, image_id: str, source: Source, run_id: str) -> tuple[
 
 
 def _require_full(engine: Engine, image_id: str, source: Source, run_id: str) -> str:
-    version, full = _tools(engine, image_id, source, run_id)
+    version, full = _tools(engine, image_id, run_id)
     if not full:
         raise EngineError(f"helper image from {source}: tar {version} and its find are not the GNU ones")
     return version

@@ -10,22 +10,19 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from drkit.engine.client import Document, Engine, EngineError
 from drkit.engine.helper.fifos import Fifos
 from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
+from drkit.engine.labels import LABEL_HELPER
 from drkit.engine.names import check_name
 from drkit.errors import CaptureFailed, DrkitError
-
-if TYPE_CHECKING:
-    from drkit.engine.helper.image import HelperImage
 
 log = logging.getLogger(__name__)
 
 Transport = Literal["auto", "fifo", "attach"]
 
-LABEL = "drkit.helper"
 VOLUME_MOUNT = "/volume"
 
 _READ_CAPABILITIES = ["DAC_READ_SEARCH"]
@@ -38,7 +35,7 @@ class _NotShared(EngineError):
 
 def start_helper(
     engine: Engine,
-    helper: HelperImage,
+    image_id: str,
     *,
     script: str,
     volume: str | None,
@@ -59,14 +56,14 @@ def start_helper(
             f"volume {volume}: no such volume", hint="List the volumes there are: docker volume ls."
         )
     config = _container_config(
-        engine, helper, volume=volume, readonly=readonly, trusted_xattrs=trusted_xattrs, run_id=run_id
+        engine, image_id, volume=volume, readonly=readonly, trusted_xattrs=trusted_xattrs, run_id=run_id
     )
 
     task = _Task(
         config,
         script,
         tuple(arguments),
-        what=f"volume {volume}" if volume is not None else f"helper {helper.image_id[:19]}",
+        what=f"volume {volume}" if volume is not None else f"helper {image_id[:19]}",
         error=CaptureFailed if readonly else DrkitError,
         exit_seconds=exit_seconds,
     )
@@ -148,7 +145,7 @@ def _raise_if_unshared(error: BaseException) -> None:
 
 
 def _container_config(
-    engine: Engine, helper: HelperImage, *, volume: str | None, readonly: bool, trusted_xattrs: bool, run_id: str
+    engine: Engine, image_id: str, *, volume: str | None, readonly: bool, trusted_xattrs: bool, run_id: str
 ) -> Document:
     """The hardened container, in the engine's own terms."""
     facts = engine.facts()
@@ -189,10 +186,10 @@ def _container_config(
     if facts.get("CpuCfsQuota"):
         host["NanoCpus"] = min(2, int(facts.get("NCPU") or 1)) * 10**9
     return {
-        "Image": helper.image_id,
+        "Image": image_id,
         "User": "0:0",
         "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"],
-        "Labels": {LABEL: run_id},
+        "Labels": {LABEL_HELPER: run_id},
         "OpenStdin": True,
         "StdinOnce": True,
         "AttachStdin": True,
@@ -216,14 +213,12 @@ def _memory_limit(facts: Document) -> int:
     return max(1 << 30, int(facts.get("MemTotal") or 0) // 4)
 
 
-def run_helper(
-    engine: Engine, helper: HelperImage, script: str, *, run_id: str, **options: Any
-) -> tuple[bytes, HelperExit]:
+def run_helper(engine: Engine, image_id: str, script: str, *, run_id: str, **options: Any) -> tuple[bytes, HelperExit]:
     """Run a short script without input; its output, which must be small, and its end."""
     options = {"volume": None, "readonly": True, "trusted_xattrs": False} | options
     output = bytearray()
     buffer = memoryview(bytearray(1 << 16))
-    with start_helper(engine, helper, script=script, run_id=run_id, **options) as process:
+    with start_helper(engine, image_id, script=script, run_id=run_id, **options) as process:
         process.close_stdin()
         while count := process.readinto(buffer):
             output += buffer[:count]

@@ -7,12 +7,14 @@ import secrets
 import tarfile
 from dataclasses import dataclass
 
-from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
-from drkit.engine.helper.launch import LABEL, Transport, run_helper
+from drkit.engine.helper.launch import Transport, run_helper
 from drkit.engine.helper.pax import pax_record
 from drkit.engine.helper.process import HelperProcess
+from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END, start_capture
+from drkit.engine.helper.writing import start_extract
+from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import DrkitError
 
 _MTIME = "1500000000.123456789"
@@ -46,17 +48,15 @@ def probe_helper(
     """Run the helper as a backup and a restore would, on a scratch volume that is removed afterwards."""
     confinement, uid_map = _confinement(engine, helper, run_id, transport)
     volume = f"drkit-probe-{secrets.token_hex(8)}"
-    engine.create_volume(volume, labels={LABEL: run_id})
+    engine.create_volume(volume, labels={LABEL_HELPER: run_id})
     try:
-        with volumes.start_extract(
+        with start_extract(
             engine, helper, volume, run_id=run_id, trusted_xattrs=True, durable=False, transport=transport
         ) as process:
             process.write(_archive(odd_names=helper.full))
             process.finish()  # it complains about what it cannot keep; what counts is what can be read back
-        with volumes.start_capture(
-            engine, helper, volume, run_id=run_id, trusted_xattrs=True, transport=transport
-        ) as process:
-            scan = _read_scan(process, volumes.RECORD_END if helper.full else volumes.STOCK_RECORD_END)
+        with start_capture(engine, helper, volume, run_id=run_id, trusted_xattrs=True, transport=transport) as process:
+            scan = _read_scan(process, RECORD_END if helper.full else STOCK_RECORD_END)
             process.write(b"".join(path + b"\0" for path in sorted(_paths(helper, scan))))
             process.close_stdin()
             kept = _read_all(process)
@@ -74,7 +74,7 @@ def _confinement(engine: Engine, helper: HelperImage, run_id: str, transport: Tr
         read -r map </proc/self/uid_map; printf 'map %s\n' "$map"
         (: >/drkit-probe) 2>/dev/null || printf 'root read-only\n'
     """
-    output, _ = run_helper(engine, helper, script, run_id=run_id, transport=transport)
+    output, _ = run_helper(engine, helper.image_id, script, run_id=run_id, transport=transport)
     lines = output.decode(errors="replace").splitlines()
     devices = [line for line in lines if line.startswith("net ") and ":" in line]
     dac_read_search = f"{1 << 2:016x}"
