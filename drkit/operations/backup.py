@@ -16,7 +16,7 @@ from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, helper_archive
-from drkit.engine.images import ImageIdentity, inspect_image, save_image
+from drkit.engine.image_identity import ImageIdentity, identify_image, save_image
 from drkit.errors import (
     AccessDenied,
     CaptureFailed,
@@ -198,7 +198,7 @@ class _Run:
         capture_volume(self.shared(target), helper, start, target, Patterns(plan.exclude), previous)
 
     def _image(self, plan: Planned, target: Target, previous: Target | None) -> None:
-        image = inspect_image(self.engine, plan.name)
+        image = identify_image(self.engine, plan.name)
         target.source = asdict(image)
         if previous is not None and _same_image(previous, image) and can_take_over(self.shared(target), previous):
             take_over(self.shared(target), target, previous)

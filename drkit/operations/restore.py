@@ -13,7 +13,7 @@ from typing import Any
 
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
-from drkit.engine.images import ImageIdentity, check_tags, load_image
+from drkit.engine.image_identity import ImageIdentity, check_tags, load_image
 from drkit.engine.labels import LABEL_RESTORE
 from drkit.engine.volumes import (
     VolumePlan,

@@ -47,7 +47,7 @@ class ImageIdentity:
         return (self.layers, self.platform, self.config) == (other.layers, other.platform, other.config)
 
 
-def inspect_image(engine: Engine, ref: str) -> ImageIdentity:
+def identify_image(engine: Engine, ref: str) -> ImageIdentity:
     """The identity of an image in the engine; it must be there."""
     document = engine.image(ref)
     if document is None:
