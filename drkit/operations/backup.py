@@ -14,6 +14,7 @@ from drkit.access.access import Access, open_repository, read_recipients
 from drkit.access.identities import AskPassphrase
 from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
+from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, helper_archive
 from drkit.engine.image_identity import ImageIdentity, identify_image, save_image
@@ -183,7 +184,7 @@ class _Run:
         )
 
     def _volume(self, plan: Planned, target: Target, previous: Target | None) -> None:
-        document = self.engine.volume(plan.name)
+        document = volumes.inspect(self.engine, plan.name)
         if document is None:
             raise CaptureFailed(f"volume {plan.name}: there is no such volume")
         target.source = {

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from drkit.engine import images, volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
-from drkit.engine.volumes import match_volumes
 from drkit.errors import UsageError
 from drkit.pipeline.standby import StandBy
 from drkit.policy import Policy
@@ -34,15 +34,15 @@ def plan_targets(policy: Policy, engine: Engine) -> list[Planned]:
     """Resolve what the policy protects. A pattern that matches nothing is a target that fails, not a silent gap."""
     planned: dict[tuple[str, str], Planned] = {}
     for entry in sorted(policy.protect.volumes, key=lambda entry: entry.name is None):
-        names = [entry.name] if entry.name else match_volumes(engine, entry.match or "")
+        names = [entry.name] if entry.name else volumes.match(engine, entry.match or "")
         if not names:
             planned["volume", str(entry.match)] = Planned("volume", str(entry.match), problem="no volume matches")
         for name in names:
-            missing = None if engine.volume(name) else "there is no such volume"
+            missing = None if volumes.inspect(engine, name) else "there is no such volume"
             found = Planned("volume", name, entry.exclude, entry.trusted_xattrs, missing)
             planned.setdefault(("volume", name), found)
     for image in policy.protect.images:
-        missing = None if engine.image(image.ref) else "there is no such image"
+        missing = None if images.inspect(engine, image.ref) else "there is no such image"
         planned.setdefault(("image", image.ref), Planned("image", image.ref, problem=missing))
     return list(planned.values())
 
@@ -69,13 +69,13 @@ class Ready:
 @contextmanager
 def made_ready(policy: Policy, engine: Engine, targets: list[Planned], *, run_id: str) -> Iterator[Ready]:
     """Have the helpers of all volumes that are there started one ahead, in this order; what is left ends on leaving."""
-    volumes = {target.name: target for target in targets if target.kind == "volume" and not target.problem}
-    helper = ensure_helper(engine, policy.helper.image, run_id=run_id) if volumes else None
+    wanted = {target.name: target for target in targets if target.kind == "volume" and not target.problem}
+    helper = ensure_helper(engine, policy.helper.image, run_id=run_id) if wanted else None
 
     def start(name: str) -> HelperProcess:
         assert helper is not None  # made when a volume was planned
-        trusted = volumes[name].trusted_xattrs
+        trusted = wanted[name].trusted_xattrs
         return start_capture(engine, helper, name, run_id=run_id, trusted_xattrs=trusted, held=True)
 
-    with StandBy(start, list(volumes)) as standby:
+    with StandBy(start, list(wanted)) as standby:
         yield Ready(run_id, targets, helper, standby)

@@ -11,16 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
 from drkit.engine.image_identity import ImageIdentity, check_tags, load_image
 from drkit.engine.labels import LABEL_RESTORE
-from drkit.engine.volumes import (
-    VolumePlan,
-    create_restored_volume,
-    harmless_options,
-    remove_if_ours,
-)
+from drkit.engine.volumes import VolumePlan, harmless_options
 from drkit.errors import DrkitError
 from drkit.host.restore_journal import RestoreJournal
 from drkit.pipeline.extract import Restore, extracted, raw_stream, verifier
@@ -73,7 +69,7 @@ def plan_restore(
 ) -> RestorePlan:
     """Decide everything before anything is changed. Raises DrkitError when the volume exists or no path matches."""
     volume = to_volume or target.name
-    there = engine.volume(volume)
+    there = volumes.inspect(engine, volume)
     unfinished = journal.unfinished(volume)
     if there is not None and (unfinished is None or (there.get("Labels") or {}).get(LABEL_RESTORE) != unfinished):
         raise DrkitError(
@@ -119,7 +115,7 @@ def restore_volume(
     helper = restore_helper(engine, repository, plan.snapshot, plan.target, run_id=restore_id)
     unfinished = journal.unfinished(plan.volume)
     if unfinished is not None:
-        remove_if_ours(engine, plan.volume, restore_id=unfinished)
+        volumes.remove_restored(engine, plan.volume, restore_id=unfinished)
     started = time.monotonic()
     with ChunkReader(repository) as reader:
         restore = Restore(
@@ -127,7 +123,7 @@ def restore_volume(
         )
         journal.begin(plan.volume, restore_id)
         try:
-            made = create_restored_volume(
+            made = volumes.create_restored(
                 engine, plan.volume, plan.target.source, restore_id=restore_id, same_device=same_device
             )
             for reason in made.plan.dropped[len(plan.options.dropped) :]:
@@ -147,7 +143,7 @@ def restore_volume(
 def _undo(engine: Engine, volume: str, restore_id: str, journal: RestoreJournal) -> None:
     """Remove what is not verified: it must not pass for restored. Where that fails, the journal tells the next run."""
     try:
-        remove_if_ours(engine, volume, restore_id=restore_id)
+        volumes.remove_restored(engine, volume, restore_id=restore_id)
     except DrkitError as error:
         log.warning("volume %s: not verified, and not removed (%s): run the restore again", volume, error.message)
     else:

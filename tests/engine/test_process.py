@@ -18,6 +18,7 @@ from typing import Any
 import docker
 import pytest
 
+from drkit.engine import containers, images, volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper import fifos as exchange
 from drkit.engine.helper.image import HelperImage, ensure_helper
@@ -46,26 +47,26 @@ def helper(engine: Engine) -> HelperImage:
 
 @pytest.fixture
 def volume(engine: Engine, unique_name: str) -> Iterator[str]:
-    engine.create_volume(unique_name)
+    volumes.create(engine, unique_name)
     yield unique_name
-    engine.remove_volume(unique_name)
+    volumes.remove(engine, unique_name)
 
 
 @pytest.fixture(scope="module")
 def crowded_volume(engine: Engine) -> Iterator[str]:
     """A volume whose scan fills every pipe, for those who only read it."""
     name = f"drkit-test-crowded-{random.SystemRandom().randrange(2**32):08x}"
-    engine.create_volume(name)
+    volumes.create(engine, name)
     path = data_of(engine, name)
     for number in range(30_000):
         (path / f"{number:0100}").touch()
     (path / "large").write_bytes(b"x" * 20_000_000)
     yield name
-    engine.remove_volume(name)
+    volumes.remove(engine, name)
 
 
 def data_of(engine: Engine, volume: str) -> Path:
-    document = engine.volume(volume)
+    document = volumes.inspect(engine, volume)
     assert document is not None
     return Path(document["Mountpoint"])
 
@@ -140,7 +141,7 @@ def test_the_running_helper_is_confined(
         trusted_xattrs=trusted,
         run_id="run-7",
     ) as process:
-        container = engine.container(process.container)
+        container = containers.inspect(engine, process.container)
         assert container is not None
         host = container["HostConfig"]
         assert host["NetworkMode"] == "none" and container["Config"]["NetworkDisabled"] is True
@@ -203,7 +204,7 @@ def test_reading_an_empty_volume_changes_nothing(
 def test_a_volume_that_does_not_exist_is_not_created(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     with pytest.raises(CaptureFailed, match="volume drkit-test-mistyped: no such volume"):
         start_capture(engine, helper, "drkit-test-mistyped", run_id="test", transport=transport)
-    assert engine.volume("drkit-test-mistyped") is None
+    assert volumes.inspect(engine, "drkit-test-mistyped") is None
     with pytest.raises(UsageError):
         start_capture(engine, helper, "../etc", run_id="test", transport=transport)
 
@@ -313,7 +314,7 @@ def test_a_restored_volume_captures_to_the_same_bytes(
     path.chmod(0o2750)
     archive = capture(engine, helper, volume, "fifo")
     other = f"{unique_name}-copy"
-    engine.create_volume(other)
+    volumes.create(engine, other)
     try:
         for transport in TRANSPORTS:
             with start_extract(engine, helper, other, run_id="test", transport=transport) as process:
@@ -322,7 +323,7 @@ def test_a_restored_volume_captures_to_the_same_bytes(
             assert (end.code, end.stderr) == (0, b"")
             assert capture(engine, helper, other, "fifo") == archive
     finally:
-        engine.remove_volume(other)
+        volumes.remove(engine, other)
 
 
 # --- the transport is proven, never guessed
@@ -390,6 +391,7 @@ def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: HelperImag
 
 CHILD = """
 import os, signal, sys
+from drkit.engine import containers
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.reading import start_capture
@@ -401,10 +403,10 @@ engine = Engine.connect()
 helper = ensure_helper(engine)
 buffer = memoryview(bytearray(1 << 16))
 if moment == "created":
-    Engine.start_container = die
+    containers.start = die
 if moment == "starting":
-    start = Engine.start_container
-    Engine.start_container = lambda self, container: (start(self, container), die())
+    start = containers.start
+    containers.start = lambda engine, container: (start(engine, container), die())
 if moment == "held":
     start_capture(engine, helper, volume, run_id=run_id, held=True)
     die()
@@ -442,11 +444,11 @@ def test_a_killed_drkit_leaves_no_running_helper(
     )
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     label = f"{LABEL_HELPER}={unique_name}"
-    assert wait_until(lambda: not engine.containers([label], stopped=False), 5)
+    assert wait_until(lambda: not containers.find(engine, [label], stopped=False), 5)
     if moment == "created":  # between two requests nobody can clean up: it stays, and runs nothing
-        (left,) = engine.containers([label])
-        engine.remove_container(left["Id"])
-    assert wait_until(lambda: not engine.containers([label]), 5)
+        (left,) = containers.find(engine, [label])
+        containers.remove(engine, left["Id"])
+    assert wait_until(lambda: not containers.find(engine, [label]), 5)
 
 
 @contextmanager
@@ -514,7 +516,7 @@ def test_abort_ends_everything_from_another_thread(engine: Engine, helper: Helpe
         with pytest.raises(CaptureFailed, match="was stopped"):
             process.finish()
         timer.join()
-    assert engine.container(process.container) is None
+    assert containers.inspect(engine, process.container) is None
 
 
 @both_transports
@@ -531,7 +533,7 @@ def test_leaving_early_removes_the_container(
         process.close_stdin()
         process.readinto(memoryview(bytearray(1)))
         raise ZeroDivisionError
-    assert engine.container(process.container) is None
+    assert containers.inspect(engine, process.container) is None
 
 
 def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: HelperImage) -> None:
@@ -548,7 +550,7 @@ def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: HelperImag
         read_all(process)
         with pytest.raises(CaptureFailed, match="did not end within 1 seconds and was killed"):
             process.finish()
-    assert engine.container(process.container) is None
+    assert containers.inspect(engine, process.container) is None
 
 
 def test_out_of_memory_is_named(engine: Engine, helper: HelperImage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,11 +584,11 @@ def test_an_image_without_a_shell_is_said_so(engine: Engine, unique_name: str) -
     try:
         empty = subprocess.run(["tar", "-cf", "-", "--files-from=/dev/null"], capture_output=True, check=True).stdout
         api.import_image_from_data(empty, repository=unique_name, tag="1")
-        image = engine.image(f"{unique_name}:1")
+        image = images.inspect(engine, f"{unique_name}:1")
         assert image is not None
         with pytest.raises(DrkitError, match="/bin/sh"):
             run_helper(engine, image["Id"], "exit 0", run_id="test")
-        assert engine.containers([f"{LABEL_HELPER}=test"]) == []
+        assert containers.find(engine, [f"{LABEL_HELPER}=test"]) == []
     finally:
-        engine.remove_image(f"{unique_name}:1")
+        images.remove(engine, f"{unique_name}:1")
         api.close()

@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable
 
+from drkit.engine import containers
 from drkit.engine.client import Engine
 from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, reason
 
@@ -34,9 +35,9 @@ class AttachBridge:
     def __init__(self, engine: Engine, container: str, failed: Callable[[DrkitError], None]) -> None:
         self._failed = failed
         self._what = f"container {container[:12]}"
-        self._from_engine = engine.attach(container, stdout=1, stderr=1)
+        self._from_engine = containers.attach(engine, container, stdout=1, stderr=1)
         try:
-            self._to_engine = engine.attach(container, stdin=1)
+            self._to_engine = containers.attach(engine, container, stdin=1)
         except BaseException:
             self._from_engine.close()
             raise

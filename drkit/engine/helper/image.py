@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from drkit.engine import images
 from drkit.engine.client import Engine, EngineError
 from drkit.engine.helper.host_tools import HOST_ARCH, host_image
 from drkit.engine.helper.launch import run_helper
@@ -56,7 +57,7 @@ def find_helper(engine: Engine) -> HelperImage | None:
     """A helper image built or loaded earlier. An image that fails its probe does not stay in the engine."""
     arch = engine.arch()
     found = []
-    for image in engine.images([f"{LABEL_HELPER_IMAGE}={_RECIPE}"]):
+    for image in images.find(engine, [f"{LABEL_HELPER_IMAGE}={_RECIPE}"]):
         labels = image["Labels"]
         if (source := labels.get(LABEL_HELPER_SOURCE)) in _PREFERENCE:
             found.append(HelperImage(image["Id"], source, labels[LABEL_HELPER_TAR], arch, full=True))
@@ -67,7 +68,7 @@ def build_helper(
     engine: Engine, source: Literal["auto", "alpine", "host"] = "auto", *, base: str = ALPINE, run_id: str = "build"
 ) -> HelperImage:
     """Build a new helper image: from `base` and packages if a registry answers for it, else from the host's tools."""
-    if source == "alpine" or (source == "auto" and engine.registry_has(base, timeout=_ASK_REGISTRY_SECONDS)):
+    if source == "alpine" or (source == "auto" and images.is_in_registry(engine, base, timeout=_ASK_REGISTRY_SECONDS)):
         try:
             return _build_from_alpine(engine, base, run_id)
         except EngineError as error:
@@ -79,8 +80,8 @@ def build_helper(
 
 def _build_from_alpine(engine: Engine, base: str, run_id: str) -> HelperImage:
     """Add GNU tar and find to an Alpine image. The label comes last: only what passed its probe carries it."""
-    if engine.image(base) is None:
-        engine.pull_image(base, timeout=_BUILD_SILENCE_SECONDS)
+    if images.inspect(engine, base) is None:
+        images.pull(engine, base, silence=_BUILD_SILENCE_SECONDS)
     tag = f"{REPOSITORY}:alpine"
     unproven = _build(engine, f"FROM {base}\nRUN apk add --no-cache tar findutils\n", tag)
     version = _require_full(engine, unproven, "alpine", run_id)
@@ -95,7 +96,7 @@ def _build(engine: Engine, dockerfile: str, tag: str) -> str:
         entry = tarfile.TarInfo("Dockerfile")
         entry.size = len(dockerfile)
         tar.addfile(entry, io.BytesIO(dockerfile.encode()))
-    return engine.build_image(context.getvalue(), tag, timeout=_BUILD_SILENCE_SECONDS)
+    return images.build(engine, context.getvalue(), tag, silence=_BUILD_SILENCE_SECONDS)
 
 
 def _build_from_host(engine: Engine, run_id: str) -> HelperImage:
@@ -107,24 +108,24 @@ def _build_from_host(engine: Engine, run_id: str) -> HelperImage:
             hint="Run `drkit helper build` on a host of the engine's architecture, or set helper.image in the policy.",
         )
     image = host_image(REPOSITORY, lambda version: _labels("host", version))
-    engine.load_image([image.archive])
-    loaded = engine.image(image.tag)
+    images.load(engine, [image.archive])
+    loaded = images.inspect(engine, image.tag)
     if loaded is None:
         raise EngineError(f"helper image {image.tag}: the engine loaded it, but does not have it")
     try:
         version = _require_full(engine, str(loaded["Id"]), "host", run_id)
     except BaseException:
-        engine.remove_image(image.tag)
+        images.remove(engine, image.tag)
         raise
     return HelperImage(str(loaded["Id"]), "host", version, arch, full=True)
 
 
 def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> HelperImage:
     """An image used as it is. Pulled if it is not there, since the policy names it."""
-    image = engine.image(ref)
+    image = images.inspect(engine, ref)
     if image is None:
-        engine.pull_image(ref, timeout=_BUILD_SILENCE_SECONDS)
-        image = engine.image(ref)
+        images.pull(engine, ref, silence=_BUILD_SILENCE_SECONDS)
+        image = images.inspect(engine, ref)
     if image is None:
         raise DrkitError(f"helper image {ref}: no such image", hint=f"Pull or load it first: docker pull {ref}.")
     version, full = _tools(engine, str(image["Id"]), run_id)
@@ -133,24 +134,24 @@ def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> HelperIm
 
 def helper_archive(engine: Engine, helper: HelperImage) -> Iterator[bytes]:
     """The helper image as a `docker save` archive, for a repository to keep."""
-    image = engine.image(helper.image_id)
+    image = images.inspect(engine, helper.image_id)
     if image is None:
         raise DrkitError(
             f"helper image {helper.image_id[:19]}: no longer in the engine", hint="Build it anew: drkit helper build."
         )
     ours = [tag for tag in image.get("RepoTags") or [] if tag.startswith(f"{REPOSITORY}:")]
-    return engine.save_image(ours[:1] or [helper.image_id])
+    return images.save(engine, ours[:1] or [helper.image_id])
 
 
 def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load") -> HelperImage:
     """Load a helper image that a repository kept, and prove that it works on this engine."""
-    loaded = engine.load_image(archive)
-    image = engine.image(loaded[0])
+    loaded = images.load(engine, archive)
+    image = images.inspect(engine, loaded[0])
     if image is None:
         raise EngineError(f"helper image {loaded[0]}: the engine loaded it, but does not have it")
     image_id, arch = str(image["Id"]), engine.arch()
     if image["Architecture"] != arch:
-        engine.remove_image(loaded[0])
+        images.remove(engine, loaded[0])
         raise DrkitError(
             f"helper image {image_id[:19]}: made for {image['Architecture']}, the engine runs {arch}",
             hint="Build one here: drkit helper build.",

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from drkit.engine import containers, volumes
 from drkit.engine.client import Document, Engine, EngineError
 from drkit.engine.helper.fifos import Fifos
 from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
 from drkit.engine.labels import LABEL_HELPER
-from drkit.engine.names import check_name
 from drkit.errors import CaptureFailed, DrkitError
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def start_helper(
     `readonly` mounts the volume read-only and chooses the capabilities; it also chooses the error class: what cannot be
     read is a `CaptureFailed`. The volume must exist. `exit_seconds` bounds `finish`.
     """
-    if volume is not None and engine.volume(check_name("volume", volume)) is None:
+    if volume is not None and volumes.inspect(engine, volume) is None:
         raise (CaptureFailed if readonly else DrkitError)(
             f"volume {volume}: no such volume", hint="List the volumes there are: docker volume ls."
         )
@@ -106,7 +106,7 @@ class _Task:
             "Cmd": list(arguments),
             "HostConfig": {**host, "Mounts": [*host["Mounts"], *mounts]},
         }
-        container = engine.create_container(config)
+        container = containers.create(engine, config)
         return HelperProcess(engine, container, what=self.what, error=self.error, exit_seconds=self.exit_seconds)
 
 

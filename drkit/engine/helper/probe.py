@@ -7,6 +7,7 @@ import secrets
 import tarfile
 from dataclasses import dataclass
 
+from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.launch import Transport, run_helper
@@ -48,7 +49,7 @@ def probe_helper(
     """Run the helper as a backup and a restore would, on a scratch volume that is removed afterwards."""
     confinement, uid_map = _confinement(engine, helper, run_id, transport)
     volume = f"drkit-probe-{secrets.token_hex(8)}"
-    engine.create_volume(volume, labels={LABEL_HELPER: run_id})
+    volumes.create(engine, volume, labels={LABEL_HELPER: run_id})
     try:
         with start_extract(
             engine, helper, volume, run_id=run_id, trusted_xattrs=True, durable=False, transport=transport
@@ -62,7 +63,7 @@ def probe_helper(
             kept = _read_all(process)
             used = process.transport
     finally:
-        engine.remove_volume(volume)
+        volumes.remove(engine, volume)
     return HelperProbe(helper, used, {**confinement, **_compare(helper, scan, kept)}, uid_map)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
+from drkit.engine import containers
 from drkit.engine.client import Engine
 from drkit.engine.helper.attach import AttachBridge
 from drkit.engine.helper.fifos import Fifos
@@ -193,7 +194,7 @@ class HelperProcess:
                 code,
                 bytes(self._stderr_text),
                 self._stderr_truncated,
-                code == 137 and self._engine.out_of_memory(self.container),
+                code == 137 and containers.ran_out_of_memory(self._engine, self.container),
             )
         return self._exit
 
@@ -202,7 +203,7 @@ class HelperProcess:
         self._watch.failed(self._error(f"{self._what}: the helper was stopped"))
         if self._watch.code is None:
             try:
-                self._engine.remove_container(self.container)
+                containers.remove(self._engine, self.container)
             except DrkitError as error:
                 # It still ends by itself, with its FIFOs. That the engine is gone is told to whoever needs it.
                 log.warning("helper container %s: not removed: %s", self.container[:12], error)
@@ -239,8 +240,8 @@ class HelperProcess:
         self._stdout = exchange.open("out", os.O_RDONLY)
         self._stderr = exchange.open("err", os.O_RDONLY)
         self._stdin = exchange.open("in", os.O_RDWR)  # there is no reader yet
-        self._watch.follow(self._engine.removal(self.container))
-        self._engine.start_container(self.container)
+        self._watch.follow(containers.watch_removal(self._engine, self.container))
+        containers.start(self._engine, self.container)
         if not self._receive(token.encode()):
             if self._watch.code not in _CANNOT_RUN:
                 return False  # whatever it did, it did without our FIFOs
@@ -261,8 +262,8 @@ class HelperProcess:
         bridge = AttachBridge(self._engine, self.container, self._watch.failed)
         self._cleanup.callback(bridge.close)
         self._stdin, self._stdout, self._stderr = bridge.stdin, bridge.stdout, bridge.stderr
-        self._watch.follow(self._engine.removal(self.container), then=bridge.end_stdin)
-        self._engine.start_container(self.container)
+        self._watch.follow(containers.watch_removal(self._engine, self.container), then=bridge.end_stdin)
+        containers.start(self._engine, self.container)
         bridge.pump()
         self._stderr_thread.start()
 

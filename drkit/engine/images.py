@@ -1,0 +1,105 @@
+"""Images of the engine: one function for each request. What makes an image the same image: see image_identity.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from drkit.engine.client import Document, Engine, EngineError, filters
+from drkit.engine.names import check_reference
+from drkit.errors import EngineUnavailable
+
+# The engine spools an image before it sends the first byte of it, and unpacks one before it answers.
+_WORK_SECONDS = 3600
+
+_STREAM_CHUNK = 1 << 20
+_TAR = {"Content-Type": "application/x-tar"}
+
+_LOADED = re.compile(r"Loaded image(?: ID)?: (\S+)")
+
+
+def find(engine: Engine, labels: Iterable[str] = ()) -> list[Document]:
+    """All images that carry every one of `labels` ("key" or "key=value")."""
+    return list(engine.get("list of images", "/images/json", params=filters(label=labels)))
+
+
+def inspect(engine: Engine, ref: str) -> Document | None:
+    return engine.look_up(f"image {ref}", f"/images/{check_reference(ref)}/json")
+
+
+def remove(engine: Engine, ref: str) -> bool:
+    """Remove it; False when there was none."""
+    return engine.delete(f"image {ref}", f"/images/{check_reference(ref)}")
+
+
+def is_in_registry(engine: Engine, ref: str, *, timeout: float) -> bool:
+    """Whether a registry confirms within `timeout` seconds that it has `ref`. Any other outcome is False."""
+    try:
+        engine.get(f"image {ref}", f"/distribution/{check_reference(ref)}/json", timeout=timeout)
+    except (EngineError, EngineUnavailable):
+        return False
+    return True
+
+
+def pull(engine: Engine, ref: str, *, silence: float) -> None:
+    """Pull one image. `silence` bounds each wait for the engine's next message, in seconds."""
+    params = {"fromImage": check_reference(ref)}
+    if "@" not in ref and ":" not in ref.rpartition("/")[2]:
+        params["tag"] = "latest"  # the engine would pull every tag
+    _work(engine, f"pull of image {ref}", "/images/create", silence=silence, params=params)
+
+
+def build(engine: Engine, context: bytes, tag: str, *, silence: float) -> str:
+    """Build an image from a tar of its context with the engine's classic builder; return its id.
+
+    `silence` bounds each wait for the engine's next message, in seconds.
+    """
+    doing = f"build of image {tag}"
+    params = {"t": tag, "rm": 1, "forcerm": 1}
+    _work(engine, doing, "/build", silence=silence, params=params, data=context, headers=_TAR)
+    built = inspect(engine, tag)
+    if built is None:
+        raise EngineError(f"{doing}: the engine reported success, but there is no such image")
+    return str(built["Id"])
+
+
+def save(engine: Engine, refs: Iterable[str]) -> Iterator[bytes]:
+    """Yield the `docker save` archive of one or more images. Raises CaptureFailed when the engine breaks off."""
+    names = [check_reference(ref) for ref in refs]
+    doing = f"save of image {', '.join(names)}"
+    with engine.stream(
+        doing, "GET", "/images/get", params={"names": names}, silence=_WORK_SECONDS, capturing=True
+    ) as answer:
+        yield from cast("Iterator[bytes]", answer.iter_content(_STREAM_CHUNK))
+
+
+def load(engine: Engine, archive: Iterable[bytes]) -> list[str]:
+    """Load a `docker save` archive; return what the engine says it loaded, each by id or tag."""
+    doing = "load of an image"
+    said = _work(
+        engine,
+        doing,
+        "/images/load",
+        silence=_WORK_SECONDS,
+        params={"quiet": 1},
+        data=iter(archive),
+        headers=_TAR,
+    )
+    loaded = _LOADED.findall(said)
+    if not loaded:
+        raise EngineError(f"{doing}: the engine loaded nothing ({said.strip() or 'no message'})")
+    return loaded
+
+
+def _work(engine: Engine, doing: str, path: str, *, silence: float, **request: Any) -> str:
+    """Have the engine work, and return what it said. It reports a failure among its messages, after a status of 200."""
+    said = ""
+    with engine.stream(doing, "POST", path, silence=silence, **request) as answer:
+        for line in answer.iter_lines():
+            message = json.loads(line) if line.strip() else {}
+            if "error" in message:
+                raise EngineError(f"{doing}: {message['error']}")
+            said += message.get("stream", "")
+    return said
