@@ -28,6 +28,7 @@ from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
 from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError, UsageError
+from drkit.events import Collected
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRANSPORTS: list[Transport] = ["fifo", "attach"]
@@ -329,6 +330,17 @@ def test_a_restored_volume_captures_to_the_same_bytes(
 # --- the transport is proven, never guessed
 
 
+class Notes(Collected):
+    """Keeps the notes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def test_an_engine_that_does_not_share_the_directory_is_noticed(
     engine_url: str, helper: HelperImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,11 +348,13 @@ def test_an_engine_that_does_not_share_the_directory_is_noticed(
         return {"Type": "bind", "Source": "/nonexistent/on-the-engines-host", "Target": "/drkit"}
 
     monkeypatch.setattr(exchange.Fifos, "mount", elsewhere)
-    with Engine.connect(engine_url) as engine:
+    events = Notes()
+    with Engine.connect(engine_url, events) as engine:
         output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test")
         assert output == b"here\n" and engine.shares_directory is False
         with pytest.raises(DrkitError, match="bind source path does not exist"):
             run_helper(engine, helper.image_id, "echo here", run_id="test", transport="fifo")
+    assert events.notes == [f"engine {engine_url} does not share directories with this host: using its attach stream"]
 
 
 def test_another_directory_of_the_same_name_is_noticed(

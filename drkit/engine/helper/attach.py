@@ -7,7 +7,6 @@ length as a big-endian 32-bit number) and its payload. A stream that ends inside
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import struct
@@ -17,8 +16,6 @@ from collections.abc import Callable
 from drkit.engine import containers
 from drkit.engine.client import Engine
 from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, reason
-
-log = logging.getLogger(__name__)
 
 _HEADER = struct.Struct(">BxxxL")
 _STDOUT, _STDERR = 1, 2
@@ -33,6 +30,7 @@ class AttachBridge:
     """
 
     def __init__(self, engine: Engine, container: str, failed: Callable[[DrkitError], None]) -> None:
+        self._events = engine.events
         self._failed = failed
         self._what = f"container {container[:12]}"
         self._from_engine = containers.attach(engine, container, stdout=1, stderr=1)
@@ -94,7 +92,7 @@ class AttachBridge:
                 pass
         except OSError as error:
             # The helper ended before it took everything. The writer meets a broken pipe, the exit code says why.
-            log.debug("%s: stdin: %s", self._what, error)
+            self._events.detail(f"{self._what}: stdin: {error}")
         finally:
             os.close(self._stdin_end)
             self._to_engine.close()

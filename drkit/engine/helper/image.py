@@ -7,7 +7,6 @@ need, which works offline. Or a stock image by the policy's wish, with what its 
 from __future__ import annotations
 
 import io
-import logging
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -20,8 +19,6 @@ from drkit.engine.helper.host_tools import HOST_ARCH, host_image
 from drkit.engine.helper.launch import run_helper
 from drkit.engine.labels import LABEL_HELPER_IMAGE, LABEL_HELPER_SOURCE, LABEL_HELPER_TAR
 from drkit.errors import DrkitError
-
-log = logging.getLogger(__name__)
 
 Source = Literal["alpine", "host", "stock", "repository"]
 
@@ -74,7 +71,7 @@ def build_helper(
         except EngineError as error:
             if source == "alpine":
                 raise
-            log.info("helper image: not built from %s (%s): using the host's tools", base, error)
+            engine.events.note(f"helper image: not built from {base} ({error}): using the host's tools")
     return _build_from_host(engine, run_id)
 
 

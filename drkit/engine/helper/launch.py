@@ -6,7 +6,6 @@ needs; it is removed by the engine when it ends, also when drkit is dead by then
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from drkit.engine.helper.fifos import Fifos
 from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
 from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError
-
-log = logging.getLogger(__name__)
 
 Transport = Literal["auto", "fifo", "attach"]
 
@@ -73,7 +70,9 @@ def start_helper(
         except _NotShared:
             if transport == "fifo":
                 raise
-            log.info("engine %s does not share directories with this host: using its attach stream", engine.url)
+            engine.events.note(
+                f"engine {engine.url} does not share directories with this host: using its attach stream"
+            )
             engine.shares_directory = False
         else:
             engine.shares_directory = True

@@ -12,7 +12,6 @@ stream, which is the fallback. Nothing of it can hang:
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import threading
@@ -27,8 +26,6 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.attach import AttachBridge
 from drkit.engine.helper.fifos import Fifos
 from drkit.errors import DrkitError
-
-log = logging.getLogger(__name__)
 
 _STDERR_KEPT = 1 << 20
 _TOKEN_SECONDS = 20.0
@@ -206,7 +203,7 @@ class HelperProcess:
                 containers.remove(self._engine, self.container)
             except DrkitError as error:
                 # It still ends by itself, with its FIFOs. That the engine is gone is told to whoever needs it.
-                log.warning("helper container %s: not removed: %s", self.container[:12], error)
+                self._engine.events.warn(f"helper container {self.container[:12]}: not removed: {error}")
 
     def __enter__(self) -> Self:
         return self
