@@ -1,4 +1,4 @@
-"""HelperImage containers as processes: confined, bounded, and leaving nobody behind, whoever dies and when."""
+"""Helper containers as processes: confined, bounded, and leaving nothing behind, whoever dies and when."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from drkit.engine import containers, images, volumes
 from drkit.engine.client import Engine
-from drkit.engine.helper import fifos as exchange
+from drkit.engine.helper import fifos
 from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.launch import Transport, run_helper, start_helper
 from drkit.engine.helper.process import HelperProcess
@@ -344,10 +344,10 @@ class Notes(Collected):
 def test_an_engine_that_does_not_share_the_directory_is_noticed(
     engine_url: str, helper: HelperImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def elsewhere(self: exchange.Fifos) -> dict[str, Any]:
+    def elsewhere(self: fifos.Fifos) -> dict[str, Any]:
         return {"Type": "bind", "Source": "/nonexistent/on-the-engines-host", "Target": "/drkit"}
 
-    monkeypatch.setattr(exchange.Fifos, "mount", elsewhere)
+    monkeypatch.setattr(fifos.Fifos, "mount", elsewhere)
     events = Notes()
     with Engine.connect(engine_url, events) as engine:
         output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test")
@@ -363,7 +363,7 @@ def test_another_directory_of_the_same_name_is_noticed(
     for name in ("in", "out", "err"):
         (tmp_path / name).touch(mode=0o666)
     monkeypatch.setattr(
-        exchange.Fifos, "mount", lambda self: {"Type": "bind", "Source": str(tmp_path), "Target": "/drkit"}
+        fifos.Fifos, "mount", lambda self: {"Type": "bind", "Source": str(tmp_path), "Target": "/drkit"}
     )
     monkeypatch.setattr("drkit.engine.helper.process._TOKEN_SECONDS", 2.0)
     with Engine.connect(engine_url) as engine:
@@ -579,8 +579,8 @@ def test_nothing_is_left_on_the_host(
     engine: Engine, helper: HelperImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In the host's own place are those of other processes too.
-    monkeypatch.setattr(exchange, "_OWN_BASE", tmp_path / "drkit")
-    base = exchange._default_base()
+    monkeypatch.setattr(fifos, "_OWN_BASE", tmp_path / "drkit")
+    base = fifos._default_base()
     assert base == tmp_path / "drkit"
     descriptors = open_descriptors()
     for transport in TRANSPORTS:

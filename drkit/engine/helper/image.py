@@ -1,7 +1,7 @@
-"""The helper image: GNU tar, GNU find, a shell, sync and sleep, made once and pinned by its id.
+"""The helper image: GNU tar, GNU find, a shell, sync and sleep, built once and pinned by its id.
 
-From an Alpine image and its packages when a registry answers; else from this host's own programs and the libraries they
-need, which works offline. Or a stock image by the policy's wish, with what its BusyBox can keep.
+It is built from an Alpine image and its packages if a registry answers, else from this host's own programs and their
+libraries, which works offline. If the policy says so, it is a stock image, which keeps only what its BusyBox can.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from drkit.errors import DrkitError
 
 Source = Literal["alpine", "host", "stock", "repository"]
 
-_RECIPE = "2"  # the value of LABEL_HELPER_IMAGE: an image made by another recipe is not used again
+_RECIPE = "2"  # the value of LABEL_HELPER_IMAGE: an image built by another recipe is not used again
 _PREFERENCE = ("alpine", "host")
 
 REPOSITORY = "drkit-helper"
@@ -34,7 +34,11 @@ _BUILD_SILENCE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class HelperImage:
-    """A helper image. `full`: GNU tools that keep everything; else what BusyBox keeps, and full captures only."""
+    """A helper image.
+
+    `full`: it has GNU tools, which keep everything. Otherwise it has BusyBox, which keeps less, and no capture can
+    reuse an earlier one.
+    """
 
     image_id: str
     source: Source
@@ -44,14 +48,14 @@ class HelperImage:
 
 
 def ensure_helper(engine: Engine, image: str = "auto", *, run_id: str = "ensure") -> HelperImage:
-    """The helper that the policy asks for ("auto" or a stock image's reference), built if there is none yet."""
+    """Return the helper that the policy asks for: "auto" or a stock image's reference. Build it if there is none."""
     if image != "auto":
         return stock_helper(engine, image, run_id=run_id)
     return find_helper(engine) or build_helper(engine, run_id=run_id)
 
 
 def find_helper(engine: Engine) -> HelperImage | None:
-    """A helper image built or loaded earlier. An image that fails its probe does not stay in the engine."""
+    """Return a helper image built or loaded earlier. A build labels, or leaves in the engine, only images that work."""
     arch = engine.arch()
     found = []
     for image in images.find(engine, [f"{LABEL_HELPER_IMAGE}={_RECIPE}"]):
@@ -64,7 +68,7 @@ def find_helper(engine: Engine) -> HelperImage | None:
 def build_helper(
     engine: Engine, source: Literal["auto", "alpine", "host"] = "auto", *, base: str = ALPINE, run_id: str = "build"
 ) -> HelperImage:
-    """Build a new helper image: from `base` and packages if a registry answers for it, else from the host's tools."""
+    """Build a new helper image: "auto" uses `base` and its packages if a registry has it, else the host's tools."""
     if source == "alpine" or (source == "auto" and images.is_in_registry(engine, base, timeout=_ASK_REGISTRY_SECONDS)):
         try:
             return _build_from_alpine(engine, base, run_id)
@@ -76,7 +80,7 @@ def build_helper(
 
 
 def _build_from_alpine(engine: Engine, base: str, run_id: str) -> HelperImage:
-    """Add GNU tar and find to an Alpine image. The label comes last: only what passed its probe carries it."""
+    """Add GNU tar and find to an Alpine image. The labels come last, so that only an image that works carries them."""
     if images.inspect(engine, base) is None:
         images.pull(engine, base, silence=_BUILD_SILENCE_SECONDS)
     tag = f"{REPOSITORY}:alpine"
@@ -97,7 +101,7 @@ def _build(engine: Engine, dockerfile: str, tag: str) -> str:
 
 
 def _build_from_host(engine: Engine, run_id: str) -> HelperImage:
-    """Pack this host's own tools. Needs no network, and gives the same image id wherever the tools are the same."""
+    """Pack this host's own tools. Needs no network; the same tools give the same image id on every host."""
     arch = engine.arch()
     if arch != HOST_ARCH:
         raise DrkitError(
@@ -118,7 +122,7 @@ def _build_from_host(engine: Engine, run_id: str) -> HelperImage:
 
 
 def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> HelperImage:
-    """An image used as it is. Pulled if it is not there, since the policy names it."""
+    """Use an image as it is. It is pulled when the engine lacks it, since the policy names it."""
     image = images.inspect(engine, ref)
     if image is None:
         images.pull(engine, ref, silence=_BUILD_SILENCE_SECONDS)
@@ -130,18 +134,18 @@ def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> HelperIm
 
 
 def helper_archive(engine: Engine, helper: HelperImage) -> Iterator[bytes]:
-    """The helper image as a `docker save` archive, for a repository to keep."""
+    """Return the helper image as a `docker save` archive, for a repository to keep."""
     image = images.inspect(engine, helper.image_id)
     if image is None:
         raise DrkitError(
-            f"helper image {helper.image_id[:19]}: no longer in the engine", hint="Build it anew: drkit helper build."
+            f"helper image {helper.image_id[:19]}: no longer in the engine", hint="Rebuild it: drkit helper build."
         )
     ours = [tag for tag in image.get("RepoTags") or [] if tag.startswith(f"{REPOSITORY}:")]
     return images.save(engine, ours[:1] or [helper.image_id])
 
 
 def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load") -> HelperImage:
-    """Load a helper image that a repository kept, and prove that it works on this engine."""
+    """Load a helper image that a repository kept. Raises DrkitError unless it works on this engine."""
     loaded = images.load(engine, archive)
     image = images.inspect(engine, loaded[0])
     if image is None:
@@ -162,7 +166,7 @@ def _labels(source: Source, version: str) -> dict[str, str]:
 
 
 def _tools(engine: Engine, image_id: str, run_id: str) -> tuple[str, bool]:
-    """The version of the image's tar, and whether its tools are the GNU ones, found out by running them."""
+    """The version of the image's tar, and whether its tools are the GNU ones, as they say when they are run."""
     script = "tar --version 2>&1; find / -maxdepth 0 -printf 'find prints\\n'"
     output, _ = run_helper(engine, image_id, script, run_id=run_id)
     said = output.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What a helper image can really do on this engine: an archive of everything difficult, extracted and read back."""
+"""What a helper image really keeps on this engine: an archive of everything difficult is extracted and read back."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 _ACL = bytes.fromhex("02000000 01000600ffffffff 02000400 92100000 04000000ffffffff 10000400ffffffff 20000000ffffffff")
 _SPARSE_SIZE = 1 << 30
 
-# What a helper must keep for its captures to be called complete. Xattrs and sparseness also depend on the file system.
+# What a helper must keep for its captures to count as complete. Xattrs and sparseness also depend on the file system.
 _ESSENTIAL = ("owner and mode", "nanosecond mtime", "hard links", "symbolic links", "odd names")
 
 
 @dataclass(frozen=True)
 class HelperProbe:
-    """What was found. `checks`: what was tried, and whether it came back; `uid_map` tells a remapped user namespace."""
+    """What was found. `checks`: whether each thing tried came back; `uid_map` shows a remapped user namespace."""
 
     helper: HelperImage
     transport: str
@@ -55,7 +55,7 @@ def probe_helper(
             engine, helper, volume, run_id=run_id, trusted_xattrs=True, durable=False, transport=transport
         ) as process:
             process.write(_archive(odd_names=helper.full))
-            process.finish()  # it complains about what it cannot keep; what counts is what can be read back
+            process.finish()  # it complains about what it cannot keep; only what can be read back counts
         with start_capture(engine, helper, volume, run_id=run_id, trusted_xattrs=True, transport=transport) as process:
             scan = _read_scan(process, RECORD_END if helper.full else STOCK_RECORD_END)
             process.write(b"".join(path + b"\0" for path in sorted(_paths(helper, scan))))
@@ -87,7 +87,7 @@ def _confinement(engine: Engine, helper: HelperImage, run_id: str, transport: Tr
 
 
 def _archive(*, odd_names: bool) -> bytes:
-    """The archive of everything difficult, in the format that captures have."""
+    """The archive of everything difficult, in the format of captures."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
 
@@ -159,7 +159,7 @@ def _read_all(process: HelperProcess) -> bytes:
 
 
 def _compare(helper: HelperImage, scan: list[bytes], archive: bytes) -> dict[str, bool]:
-    """What came back of each difficulty."""
+    """Whether each difficulty came back."""
     with tarfile.open(fileobj=io.BytesIO(archive), errors="surrogateescape") as tar:
         found = {member.name.removeprefix("./"): member for member in tar}
     file, link, sparse = found.get("file"), found.get("link"), found.get("sparse")

@@ -1,4 +1,4 @@
-"""What tar and find really say: the lines here are made by the real tools where these can be made to say them."""
+"""What tar and find really print: the lines come from the real tools wherever a test can provoke them."""
 
 from __future__ import annotations
 
