@@ -1,4 +1,4 @@
-"""The structure that DESIGN promises, read from the source with `ast`: layers, owners of packages, clocks, sizes."""
+"""The structure that DESIGN promises, read from the source with `ast`: layers, circles, owners, clocks, sizes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -60,7 +61,6 @@ HEAVY = {"boto3", "botocore", "cryptography", "docker", "pydantic", "pyfastcdc",
 
 # Modules over 400 lines, each with the reason why two would be worse.
 LONG: dict[str, str] = {
-    "drkit.engine.client": "every call to the engine, a few lines each; two modules would be two owners of docker",
     "drkit.storage.s3.bucket": "every request to a bucket, its failures told; two modules would be two owners of boto3",
 }
 LONGEST = 400
@@ -123,6 +123,25 @@ def layer_violations(modules: dict[str, ast.Module]) -> list[str]:
             if RANK[layer(name)] >= RANK[mine]:
                 found.append(f"{module}:{line} ({mine}) imports {name} ({layer(name)})")
     return found
+
+
+def import_circle(modules: dict[str, ast.Module]) -> list[str]:
+    """A circle of modules that import each other, if there is one: in functions and for the type checker too."""
+
+    def module_of(name: str) -> str | None:
+        while name and name not in modules and f"{name}.__init__" not in modules:
+            name = name.rpartition(".")[0]
+        return name if name in modules else f"{name}.__init__" if name else None
+
+    graph = {
+        module: {found for name, _ in imports(module, tree) if (found := module_of(name)) and found != module}
+        for module, tree in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def third_party(modules: dict[str, ast.Module]) -> dict[str, set[str]]:
@@ -202,6 +221,10 @@ def test_imports_point_one_way() -> None:
     assert layer_violations(source()) == []
 
 
+def test_no_modules_import_each_other() -> None:
+    assert import_circle(source()) == []
+
+
 def test_a_third_party_package_has_one_owner() -> None:
     assert owner_violations(source()) == []
 
@@ -271,6 +294,30 @@ def test_a_wrong_import_is_seen(module: str, text: str) -> None:
 )
 def test_a_right_import_passes(module: str, text: str) -> None:
     assert layer_violations({module: ast.parse(text)}) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from drkit.b import x",
+        "import drkit.b",
+        "from drkit import b",
+        "from .b import x",
+        "if TYPE_CHECKING:\n    from drkit.b import x",
+        "def f():\n    from drkit.b import x",
+        "from drkit.c import x",
+    ],
+)
+def test_a_circle_is_seen(text: str) -> None:
+    others = {
+        "drkit.b": "from drkit.c import y",
+        "drkit.c.__init__": "from drkit.a import y",
+        "drkit.d": "import drkit.a",
+    }
+    modules = {name: ast.parse(other) for name, other in others.items()}
+    found = import_circle({**modules, "drkit.a": ast.parse(text)})
+    assert {"drkit.a", "drkit.c.__init__"} <= set(found) <= {"drkit.a", "drkit.b", "drkit.c.__init__"}
+    assert import_circle({**modules, "drkit.a": ast.parse("from drkit.errors import x")}) == []
 
 
 @pytest.mark.parametrize(

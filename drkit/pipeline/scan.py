@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from drkit.engine.volumes import RECORD_END, STOCK_RECORD_END
+from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
 from drkit.pipeline.select import Patterns
 from drkit.repository.format.names import display_path

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from drkit.engine.volumes import SCAN_FORMAT, TAR_CREATE, TAR_EXTRACT
+from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.writing import TAR_EXTRACT
 from drkit.pipeline.paths import listed_name
 from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Entry, Scan, read_scan

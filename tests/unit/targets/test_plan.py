@@ -18,11 +18,12 @@ class Volumes:
     def __init__(self, *names: str) -> None:
         self._volumes = {name: {"Name": name} for name in names}
 
-    def volumes(self) -> list[dict[str, Any]]:
-        return list(self._volumes.values())
+    def get(self, doing: str, path: str, **request: Any) -> dict[str, Any]:
+        assert path == "/volumes"
+        return {"Volumes": list(self._volumes.values())}
 
-    def volume(self, name: str) -> dict[str, Any] | None:
-        return self._volumes.get(name)
+    def look_up(self, doing: str, path: str) -> dict[str, Any] | None:
+        return self._volumes.get(path.removeprefix("/volumes/"))
 
 
 def policy(volumes: str) -> Policy:
