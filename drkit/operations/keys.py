@@ -304,11 +304,11 @@ def _find(custody: Custody, reference: str) -> Holder:
         raise UsageError(f"{len(found)} recipients are named {reference}", hint="Give the public key instead.")
     if custody.unlabelled:
         raise DrkitError(
-            f"{reference} is no recipient that this repository knows by name, and {len(custody.unlabelled)} wraps of "
+            f"{reference} is not a recipient that this repository knows by name, and {len(custody.unlabelled)} wraps of "
             "an earlier version name nobody",
             hint="Take it out of recipients_file, then run drkit key rewrap.",
         )
-    raise DrkitError(f"{reference} is no recipient of this repository", hint="See drkit key list.")
+    raise DrkitError(f"{reference} is not a recipient of this repository", hint="See drkit key list.")
 
 
 def rewrap_keys(repository: Repository, recipients: Sequence[str]) -> Changed:
@@ -317,7 +317,7 @@ def rewrap_keys(repository: Repository, recipients: Sequence[str]) -> Changed:
     Idempotent, and finished by a rerun. Raises DrkitError, and changes nothing, unless an identity at hand is among the
     recipients.
     """
-    require_identity(repository, "wrapping the keys anew")
+    require_identity(repository, "wrapping the keys again")
     if not any(identity.recipient in recipients for identity in repository.identities):
         raise DrkitError(
             "none of the new recipients is proven to open the repository: the identity at hand is not among them",

@@ -138,5 +138,5 @@ class _Copies:
         if self._database is not None:
             self._database.close()
             self._database = None
-            with contextlib.suppress(OSError):  # damaged: the next run makes it anew
+            with contextlib.suppress(OSError):  # damaged: the next run makes another one
                 self._path.unlink()

@@ -199,7 +199,7 @@ def test_which_snapshot_is_meant(lab: Lab) -> None:
         assert reference in said
     early = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     assert "not found" in lab.fails(1, "restore", "latest", "--at", early, "--volume", volume.name)
-    assert "this is no time" in lab.fails(2, "restore", "latest", "--at", "yesterday", "--volume", volume.name)
+    assert "not a valid time" in lab.fails(2, "restore", "latest", "--at", "yesterday", "--volume", volume.name)
     assert "holds no volume" in lab.fails(1, "restore", first, "--volume", f"{lab.name}-other")
 
 

@@ -304,7 +304,7 @@ def key_story(
         except DrkitError as error:
             # What was complete already: there is nobody left to be removed.
             assert action == "remove", error
-            assert "is no recipient of this repository" in error.message
+            assert "is not a recipient of this repository" in error.message
         assert able(url) == set(after)
         opened = Repository.open(open_place(f"{url}/repository"), [who])
         keys = key_list(opened)

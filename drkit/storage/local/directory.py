@@ -82,7 +82,7 @@ class LocalStorage(Storage):
         with _explained("store", self.root / key):
             self._remove_debris()
             # Another process may remove, under us, a directory that it has just emptied, or the temporary file that we
-            # have created but not yet locked. Then all is made anew.
+            # have created but not yet locked. Then all of it is made again.
             while not self._try_put(key, data):
                 pass
 

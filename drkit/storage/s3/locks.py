@@ -50,7 +50,7 @@ class Locks:
             )
 
     def renew(self, versions: Iterable[Version], needed: Callable[[str], bool]) -> int:
-        """Lock anew, for the whole period, every version of what is needed of which less than half of it is left.
+        """Lock every needed version, of whose period less than half is left, for the whole period again.
 
         A version that lies under another one is renewed too where it is locked: it may be the one that drkit wrote.
         Returns how many were. The mode of a version stays: to change it is another right than the one to prolong.

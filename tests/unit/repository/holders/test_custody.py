@@ -181,7 +181,7 @@ def test_nobody_removes_the_last_one_or_himself(made: Made, bob: Identity) -> No
     before = dict(made.storage.objects)
     with pytest.raises(DrkitError, match="nothing was removed"):
         remove_recipient(made.open(), made.owner.recipient)
-    with pytest.raises(DrkitError, match="is no recipient"):
+    with pytest.raises(DrkitError, match="is not a recipient"):
         remove_recipient(made.open(), generate_identity().recipient)
     assert made.storage.objects == before
     assert remove_recipient(made.open(bob), made.owner.recipient).removed == 3
