@@ -62,11 +62,15 @@ class AttachBridge:
         with contextlib.suppress(OSError):  # already gone
             self._to_engine.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        """End both connections. The pumps then end by themselves once the caller has closed its ends of the pipes."""
+    def cut(self) -> None:
+        """End both connections, so that the engine waits no longer for a reader of the container's output."""
         for connection in (self._from_engine, self._to_engine):
             with contextlib.suppress(OSError):  # already gone
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End both connections. The pumps then end by themselves once the caller has closed its ends of the pipes."""
+        self.cut()
         if not self._pumping:
             for fd in (self._stdin_end, self._stdout_end, self._stderr_end):
                 os.close(fd)

@@ -136,6 +136,7 @@ class HelperProcess:
         self._stderr_text = bytearray()
         self._stderr_truncated = False
         self._stderr_thread = threading.Thread(target=self._collect_stderr, name="drkit-helper-stderr", daemon=True)
+        self._cut_streams: Callable[[], None] = lambda: None
         self._cleanup = contextlib.ExitStack()
 
     # -- what callers use
@@ -206,6 +207,7 @@ class HelperProcess:
         """End it now, from any thread. Reads and writes under way raise an error."""
         self._watch.failed(self._error(f"{self._what}: the helper was stopped"))
         if self._watch.code is None:
+            self._cut_streams()  # an engine that cannot pass on the output may not answer for a minute
             try:
                 containers.remove(self._engine, self.container)
             except DrkitError as error:
@@ -265,6 +267,7 @@ class HelperProcess:
         self.transport = "attach"
         bridge = AttachBridge(self._engine, self.container, self._watch.failed)
         self._cleanup.callback(bridge.close)
+        self._cut_streams = bridge.cut
         self._stdin, self._stdout, self._stderr = bridge.stdin, bridge.stdout, bridge.stderr
         self._watch.follow(containers.watch_removal(self._engine, self.container), then=bridge.end_stdin)
         containers.start(self._engine, self.container)
