@@ -54,6 +54,7 @@ from drkit.storage.s3.locks import Locks
 from drkit.storage.s3.settings import LOCK_HINT, S3Settings, parse_s3_url
 from drkit.storage.s3.tamper import attack
 from drkit.storage.s3.throttle import Throttle, ThrottledBody
+from drkit.storage.urls import named_endpoint
 
 MAX_OBJECT = 65 * 1024 * 1024
 """Bytes of the largest object: a pack stays under 64 MiB. One PUT carries it; there is no multipart upload."""
@@ -456,8 +457,7 @@ def _client(settings: S3Settings, policy: RetryPolicy) -> Any:
         raise UsageError(
             f"ca_bundle {settings.ca_bundle} cannot be read", hint="Name a PEM file with the authority's certificate."
         )
-    own = settings.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    addressing = "path" if settings.addressing == "auto" and own else settings.addressing
+    addressing = "path" if settings.addressing == "auto" and named_endpoint(settings) else settings.addressing
     config = Config(
         signature_version="s3v4",
         # Every PUT is signed with the SHA-256 of its bytes: the signature is void where they arrive as others.
