@@ -37,10 +37,10 @@ def test_a_relative_path_counts_from_the_working_directory(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s3://", "names no S3 bucket"),
-        ("s3://Bucket/prefix", "names no S3 bucket"),
-        ("s3://a/prefix", "names no S3 bucket"),
-        ("s3://key:secret@bucket/prefix", "names no S3 bucket"),
+        ("s3://", "does not name an S3 bucket"),
+        ("s3://Bucket/prefix", "does not name an S3 bucket"),
+        ("s3://a/prefix", "does not name an S3 bucket"),
+        ("s3://key:secret@bucket/prefix", "does not name an S3 bucket"),
         ("s3://bucket//prefix", "prefix"),
         ("s3://bucket/../other", "prefix"),
         ("s3://bucket/white space", "prefix"),
