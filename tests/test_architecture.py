@@ -38,7 +38,7 @@ RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 # Third-party packages, each with the one module or package that knows it and translates its exceptions.
 OWNERS = {
     "blake3": "drkit.repository.format.digest",
-    "boto3": "drkit.storage.s3.bucket",
+    "boto3": "drkit.storage.s3.client",
     "cryptography": "drkit.repository.format.sealing",
     "docker": "drkit.engine.client",
     "msgpack": "drkit.repository.format.tree",
@@ -60,9 +60,7 @@ PART_OF = {"botocore": "boto3", "pydantic_core": "pydantic", "urllib3": "request
 HEAVY = {"boto3", "botocore", "cryptography", "docker", "pydantic", "pyfastcdc", "pyrage", "requests", "zstandard"}
 
 # Modules over 400 lines, each with the reason why two would be worse.
-LONG: dict[str, str] = {
-    "drkit.storage.s3.bucket": "every request to a bucket, its failures told; two modules would be two owners of boto3",
-}
+LONG: dict[str, str] = {}
 LONGEST = 400
 
 # Each asks the machine what time it is; only the command line may, all others are told.

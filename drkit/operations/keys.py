@@ -304,8 +304,8 @@ def _find(custody: Custody, reference: str) -> Holder:
         raise UsageError(f"{len(found)} recipients are named {reference}", hint="Give the public key instead.")
     if custody.unlabelled:
         raise DrkitError(
-            f"{reference} is not a recipient that this repository knows by name, and {len(custody.unlabelled)} wraps of "
-            "an earlier version name nobody",
+            f"{reference} is not a recipient that this repository knows by name, and {len(custody.unlabelled)} wraps "
+            "of an earlier version name nobody",
             hint="Take it out of recipients_file, then run drkit key rewrap.",
         )
     raise DrkitError(f"{reference} is not a recipient of this repository", hint="See drkit key list.")

@@ -75,7 +75,7 @@ class CachedStorage(ForwardingStorage):
 
 
 class _Copies:
-    """Objects by key in an SQLite file of mode 0600. It may fail in any way: then there are no copies."""
+    """Objects by key in an SQLite file of mode 0600. Whatever fails, the result is that there are no copies."""
 
     def __init__(self, path: Path, events: Events) -> None:
         self._path = path
@@ -88,7 +88,7 @@ class _Copies:
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
-        # Nothing is lost with the file, so nothing need wait for the disk.
+        # Losing the file loses nothing, so no write needs to wait for the disk.
         self._do(lambda database: database.execute("PRAGMA synchronous = OFF"), None)
         self._do(
             lambda database: database.execute(
@@ -126,7 +126,7 @@ class _Copies:
             try:
                 return work(self._database)
             except sqlite3.OperationalError as error:
-                if "locked" in str(error) or "busy" in str(error):  # by another drkit: this once without the copies
+                if "locked" in str(error) or "busy" in str(error):  # by another drkit: do without copies this once
                     return default
                 self._give_up(error)
             except sqlite3.Error as error:
@@ -138,5 +138,5 @@ class _Copies:
         if self._database is not None:
             self._database.close()
             self._database = None
-            with contextlib.suppress(OSError):  # damaged: the next run makes another one
+            with contextlib.suppress(OSError):  # damaged: the next run recreates it
                 self._path.unlink()

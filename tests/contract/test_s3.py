@@ -31,7 +31,7 @@ def storage(s3_server: S3Server, place: str) -> S3Storage:
 
 def requests_of(storage: S3Storage) -> list[Any]:
     sent: list[Any] = []
-    storage._client.meta.events.register("before-send.s3", lambda request, **rest: sent.append(request))
+    storage._client.boto.meta.events.register("before-send.s3", lambda request, **rest: sent.append(request))
     return sent
 
 
@@ -121,8 +121,8 @@ def test_a_listing_that_cannot_be_true_is_an_error(storage: S3Storage, change: A
             parsed.update(Contents=[{"Key": f"prefix/index/{number}", "Size": 1} for number in (1, 2)], KeyCount=2)
             change(parsed)
 
-    storage._client.meta.events.register("after-call.s3.ListObjectsV2", tamper)
-    storage._client.meta.events.register(
+    storage._client.boto.meta.events.register("after-call.s3.ListObjectsV2", tamper)
+    storage._client.boto.meta.events.register(
         "provide-client-params.s3.ListObjectsV2",
         lambda params, **rest: {key: value for key, value in params.items() if key != "ContinuationToken"},
     )
@@ -199,7 +199,7 @@ def test_bytes_that_change_on_the_way_are_not_stored(storage: S3Storage, rng: ra
             changed[1 << 20] ^= 1
             request.body = bytes(changed)
 
-    storage._client.meta.events.register("before-send.s3.PutObject", flip)
+    storage._client.boto.meta.events.register("before-send.s3.PutObject", flip)
     storage.put("packs/aa/one", body)
     assert sent == 3
     assert storage.get("packs/aa/one") == body

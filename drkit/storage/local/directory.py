@@ -1,4 +1,4 @@
-"""Objects as read-only files below one directory, created by fsync and link. It knows nothing of what they hold."""
+"""Objects as read-only files below one directory, created by fsync and link."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from drkit.errors import (
     StorageFull,
     StorageUnavailable,
     UsageError,
+    reason,
 )
 from drkit.storage.base import (
     RESERVED,
@@ -37,10 +38,11 @@ from drkit.storage.base import (
 from drkit.storage.local import reserve
 from drkit.storage.local.files import (
     file_system_type,
-    locks_exclude,
+    flock_excludes,
     opened_directory,
     publish,
-    remove_if_unlocked,
+    remove_if_abandoned,
+    sync_directory,
     temp_file,
     write_durably,
 )
@@ -59,15 +61,15 @@ _HINTS = {
     errno.EIO: "Check the disk: the kernel log (`dmesg`) names the failing device.",
     errno.ESTALE: "Mount the network file system again.",
     errno.EXDEV: "Keep the whole repository directory on one file system.",
-    errno.ELOOP: "Replace the symbolic link inside the repository by what it points to.",
+    errno.ELOOP: "Replace the symbolic link inside the repository with what it points to.",
 }
 
 
 class LocalStorage(Storage):
     """A directory of a local file system with atomic `link` (or `renameat2`) and working `flock`.
 
-    Directories are 0700 and objects 0400 whatever the umask. Unfinished writes live in `tmp/`, each locked by its
-    writer: a file there that nobody locks was left by a crash, and the first change by a later process removes it.
+    Directories are 0700 and objects 0400 whatever the umask. Unfinished writes live in `tmp/`, each under a file lock
+    of its writer: a file that nobody holds was left by a crash, and the first change by a later process removes it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -81,13 +83,13 @@ class LocalStorage(Storage):
         validate_key(key)
         with _explained("store", self.root / key):
             self._remove_debris()
-            # Another process may remove, under us, a directory that it has just emptied, or the temporary file that we
-            # have created but not yet locked. Then all of it is made again.
+            # Another process may remove a directory that it has just emptied, or the temporary file that we have
+            # created but not yet locked. Then we start again.
             while not self._try_put(key, data):
                 pass
 
     def _try_put(self, key: str, data: Data) -> bool:
-        """Whether the object was stored; False where its directory or temporary file vanished before the link."""
+        """Return whether the object was stored. If not, its directory or temporary file vanished before the link."""
         *directories, name = key.split("/")
         with contextlib.ExitStack() as stack:
             root = stack.enter_context(opened_directory(self.root))
@@ -107,8 +109,8 @@ class LocalStorage(Storage):
                 raise ObjectExists(f"object {key} exists already in {self.root}") from None
             except FileNotFoundError:
                 return False
-            # All the way up, not only what we created: another process may have made a directory and not yet have
-            # synced it. An fsync of a clean directory is cheap.
+            # All the way up, not only what we created: another process may have made a directory and not synced it
+            # yet. An fsync of a clean directory is cheap.
             for descriptor in reversed(chain):
                 os.fsync(descriptor)
         return True
@@ -132,10 +134,10 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def _opened_object(self, key: str) -> Iterator[tuple[int, int]]:
-        """The descriptor of an object and its size."""
+        """Open an object and yield its descriptor and size."""
         path = self.root / key
         try:
-            # O_NONBLOCK: should a FIFO lie here, opening it must not wait for a writer.
+            # O_NONBLOCK: if this is a FIFO, opening it must not wait for a writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise self._not_found(key) from None
@@ -166,9 +168,9 @@ class LocalStorage(Storage):
         return ObjectNotFound(f"no object {key} in {self.root}")
 
     def _require_root(self, path: Path | int | None = None) -> None:
-        """Raise unless the directory is still the one we opened: absence is not emptiness.
+        """Raise unless the directory is still the one that was opened.
 
-        After an unmount in the middle of a run the mount point shows no objects, and would take new ones.
+        After an unmount during a run, the empty mount point would show no objects, and take new ones.
         """
         try:
             same = _identity(self.root if path is None else path) == self._identity
@@ -210,7 +212,7 @@ class LocalStorage(Storage):
         with _explained("lock", self.root), opened_directory(self.root) as root:
             kind = file_system_type(self.root)
             with opened_directory(RESERVED, root, create=True) as tmp:
-                locks = locks_exclude(tmp)
+                locks = flock_excludes(tmp)
         return StoreInfo(file_system=kind, shared=kind is None or bool(_SHARED.fullmatch(kind)), locks=locks)
 
     def foreign_files(self) -> Iterator[str]:
@@ -250,7 +252,7 @@ class LocalStorage(Storage):
             self.keep_reserve()
 
     def _entries(self, directory: str) -> Sequence[_Entry]:
-        """What is in a directory, without `tmp/`, in the order of the keys that it stands for."""
+        """Return the entries of a directory, without `tmp/`, in the order of their keys."""
         try:
             with os.scandir(self.root / directory) as scan:
                 entries = [
@@ -263,7 +265,7 @@ class LocalStorage(Storage):
                     if directory or entry.name != RESERVED
                 ]
         except (FileNotFoundError, NotADirectoryError):
-            return []  # nothing was ever stored here, or what was has been deleted
+            return []  # nothing was ever stored here, or all of it has been deleted
         # `a-b` sorts before `a/x`, although the directory `a` sorts before the file `a-b`.
         return sorted(entries, key=lambda entry: entry.key + "/" if entry.is_directory else entry.key)
 
@@ -277,20 +279,20 @@ class LocalStorage(Storage):
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 self._require_root()
                 return
-            with contextlib.suppress(FileNotFoundError), opened_directory(path.parent) as descriptor:
-                os.fsync(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(path.parent)
         self._remove_empty_directories(path.parent)
 
     def _remove_empty_directories(self, directory: Path) -> None:
-        """Else every run would leave some behind for ever."""
-        # A directory that is not empty ends this, as does one that we may not remove: it does no harm.
+        """Every run would leave some behind otherwise."""
+        # This ends at a directory that is not empty, or that we may not remove: it does no harm.
         with contextlib.suppress(OSError):
             while directory != self.root:
                 directory.rmdir()
                 directory = directory.parent
 
     def _remove_debris(self) -> None:
-        """Remove, once, the temporary files of dead writers. No clock is asked: a living writer holds a lock."""
+        """Remove, once, the temporary files of dead writers, whatever their age: a living writer holds a file lock."""
         with self._debris_lock:
             if self._debris_removed:
                 return
@@ -303,7 +305,7 @@ class LocalStorage(Storage):
                     if name.startswith(reserve.NAME):
                         continue
                     with contextlib.suppress(FileNotFoundError):
-                        remove_if_unlocked(name, tmp)
+                        remove_if_abandoned(name, tmp)
             self._debris_removed = True
 
 
@@ -326,7 +328,7 @@ def _require_file(status: os.stat_result, path: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(action: str, path: Path) -> Iterator[None]:
-    """Translate every OSError, naming what was tried on which path."""
+    """Translate every OSError, and name what was tried on which path."""
     try:
         yield
     except OSError as error:
@@ -335,9 +337,8 @@ def _explained(action: str, path: Path) -> Iterator[None]:
 
 def explain(error: OSError, action: str, path: Path) -> DrkitError:
     number = error.errno or 0
-    reason = (error.strerror or "failed").lower()
     name = errno.errorcode.get(number, str(number))
-    message = f"cannot {action} {path}: {reason} ({name})"
+    message = f"cannot {action} {path}: {reason(error)} ({name})"
     hint = _HINTS.get(number)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(message, hint=hint)
@@ -347,9 +348,9 @@ def explain(error: OSError, action: str, path: Path) -> DrkitError:
 
 
 def open_directory(path: Path, *, create: bool) -> LocalStorage:
-    """Open the storage in a directory. Raises RepositoryNotFound where there is none.
+    """Open the storage in a directory. Raises RepositoryNotFound for a missing one, unless `create` makes it.
 
-    `create` makes missing directories with mode 0700, or raises UsageError; one that exists stays as it is.
+    Directories are made with mode 0700; one that exists keeps its mode. Raises UsageError if they cannot be made.
     """
     root = path.absolute()
     with _explained("open", root):
@@ -359,13 +360,12 @@ def open_directory(path: Path, *, create: bool) -> LocalStorage:
             with opened_directory(root):  # readable, and a directory
                 return LocalStorage(root)
         except (FileNotFoundError, NotADirectoryError) as error:
-            reason = (error.strerror or "").lower()
             if create:
                 raise UsageError(
-                    f"cannot create a repository at {root}: {reason}", hint="Give the path of a directory."
+                    f"cannot create a repository at {root}: {reason(error)}", hint="Give the path of a directory."
                 ) from None
             raise RepositoryNotFound(
-                f"no repository at {root}: {reason}",
+                f"no repository at {root}: {reason(error)}",
                 hint="Check the path and that its file system is mounted, or create it with `drkit init`.",
             ) from None
 

@@ -13,7 +13,7 @@ from drkit.storage.retry import Retrier, TransientError
 
 
 class Version(NamedTuple):
-    """One version of an object, or (`marker`) a delete marker, which hides those before it."""
+    """One version of an object, or (`marker`) a delete marker, which hides the versions before it."""
 
     key: str
     id: str
@@ -22,7 +22,7 @@ class Version(NamedTuple):
     marker: bool
     latest: bool
     tag: str
-    """Equal where the bytes are, as long as one request wrote them."""
+    """Equal for equal bytes, if one request wrote each of them."""
 
 
 def _text(value: str) -> str:
@@ -84,7 +84,7 @@ def take_entries(response_dict: Any, customized_response_dict: Any, **rest: Any)
 
 
 class Listings:
-    """Of one prefix; `send` sends one request of the bucket, once."""
+    """The listings below one prefix of a bucket. `send` sends one request, once."""
 
     def __init__(self, send: Callable[..., Any], retrier: Retrier, prefix: str, url: str) -> None:
         self._send = send
@@ -93,9 +93,9 @@ class Listings:
         self._url = url
 
     def page(self, prefix: str, options: Mapping[str, Any]) -> Any:
-        """One page of the objects, asked for once."""
+        """Request one page of the objects, once."""
         page = self._send("list_objects_v2", "list", "", Prefix=self._prefix + prefix, **options)
-        # A body that is no listing (a captive portal, an empty page) parses too, as one that lacks everything.
+        # A body that is not a listing (a captive portal, an empty page) parses too, as a page that lacks everything.
         if "IsTruncated" not in page or page.get("KeyCount", 0) != len(page.get("Contents", ())):
             raise TransientError(self._malformed("a page does not say whether it is the last, or misses keys"))
         return page
@@ -120,7 +120,7 @@ class Listings:
             token = {"ContinuationToken": following}
 
     def versions(self, prefix: str) -> Iterator[Version]:
-        """Yield every version and marker below a prefix, by key, those of a key newest first."""
+        """Yield every version and delete marker below a prefix, by key, and those of one key newest first."""
         start: dict[str, str] = {}
         last = ""
         while True:

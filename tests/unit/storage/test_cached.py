@@ -116,7 +116,7 @@ def test_data_and_ranges_are_not_copied(inner: FaultyStorage, cached: CachedStor
     assert gets(inner) == ["packs/aa/1", "index/1"] * 2
 
 
-def test_what_cannot_be_fetched_ahead_is_told_to_who_gets_it(inner: FaultyStorage, cached: CachedStorage) -> None:
+def test_what_cannot_be_fetched_ahead_is_raised_by_the_later_get(inner: FaultyStorage, cached: CachedStorage) -> None:
     inner.put("snapshots/1", b"one")
     inner.put("snapshots/2", b"two")
     keys = listed(cached)
@@ -156,7 +156,7 @@ def test_damaged_copies_do_no_harm(inner: FaultyStorage, path: Path, damage: str
         gets(inner)
         cached = CachedStorage(inner, path)
         assert [cached.get(key) for key in listed(cached)] == [b"the record"]
-        assert gets(inner) == []  # they have been made anew
+        assert gets(inner) == []  # they have been recreated
 
 
 def test_a_repository_behind_copies_is_the_same(
