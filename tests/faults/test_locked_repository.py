@@ -112,9 +112,9 @@ def test_a_thief_hides_and_writes_over_everything_and_it_is_read_all_the_same(
     past = Repository.open(open_storage(storage.url, s3=settings), [identity])
     assert read_everything(past) == made
     assert check_repository(past).ok
-    covered = dict(storage.covered())
-    assert len(covered) == len(keys) - 1, "all but config"
-    assert {how.split()[0] for how in covered.values()} == {"hidden", "written"}
+    shadowed = dict(storage.shadowed_objects())
+    assert len(shadowed) == len(keys) - 1, "all but config"
+    assert {how.split()[0] for how in shadowed.values()} == {"hidden", "written"}
 
 
 def test_check_names_what_is_hidden(opened: Open, s3_server: S3Server, rng: random.Random) -> None:
