@@ -18,8 +18,8 @@ from drkit.access.identities import (
 )
 from drkit.errors import AccessDenied, UsageError, reason
 from drkit.policy import Place, Policy
+from drkit.repository.format.names import LOCKED_PREFIXES
 from drkit.repository.keys.identity import parse_recipients
-from drkit.repository.locks import LOCKED_PREFIXES
 from drkit.repository.repository import Repository
 from drkit.storage import ObjectLock, S3Settings, Storage, is_s3, local_path, open_storage, parse_s3_url
 from drkit.storage.cached import CachedStorage
