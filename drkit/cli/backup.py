@@ -10,7 +10,7 @@ import typer
 
 from drkit.cli import output
 from drkit.cli.options import Json, LogFormat, Logging, PolicyFile, Quiet, RepositoryUrl, Verbose
-from drkit.cli.progress import progress_bar
+from drkit.cli.progress import BarEvents, progress_bar
 from drkit.cli.session import Session
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _mirror(session: Session, record: Snapshot, *, shown: bool) -> Mirrored | No
             lambda: session.repository,
             session.mirror(None),
             host=session.host,
-            progress=lambda count: advance("copy", count),
+            events=BarEvents(advance),
         )
     if shown and mirrored.copies:
         output.print_line(f"copied {output.counted(len(mirrored.copies.copied), 'snapshot')} to {mirrored.url}")

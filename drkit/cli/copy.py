@@ -9,7 +9,7 @@ import typer
 
 from drkit.cli import output
 from drkit.cli.options import Json, LogFormat, Logging, PolicyFile, Quiet, RepositoryUrl, Verbose
-from drkit.cli.progress import progress_bar
+from drkit.cli.progress import BarEvents, progress_bar
 from drkit.cli.session import Session
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def copy(
                 session.mirror(to),
                 snapshot or (),
                 host=session.host,
-                progress=lambda count: advance("copy", count),
+                events=BarEvents(advance),
             )
         if json:
             output.print_json(document(done))

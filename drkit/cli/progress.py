@@ -6,8 +6,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from drkit.events import Logged
+
 Advance = Callable[[str, int], None]
 """Told what is worked on, and bytes done since it was told last."""
+
+
+class BarEvents(Logged):
+    """Logs what an operation tells, and shows its progress on a bar."""
+
+    def __init__(self, advance: Advance) -> None:
+        super().__init__()
+        self._advance = advance
+
+    def progress(self, task: str, count: int) -> None:
+        self._advance(task, count)
 
 
 @contextmanager

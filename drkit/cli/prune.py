@@ -9,7 +9,7 @@ import typer
 
 from drkit.cli import output
 from drkit.cli.options import Json, LogFormat, Logging, PolicyFile, Quiet, RepositoryUrl, Verbose
-from drkit.cli.progress import progress_bar
+from drkit.cli.progress import BarEvents, progress_bar
 from drkit.cli.session import Session
 from drkit.errors import IntegrityError, UsageError
 
@@ -67,8 +67,7 @@ def prune(
                 Options(limit, yes_really, seconds),
                 now=session.now,
                 dry_run=dry_run,
-                say=output.note,
-                progress=lambda count: advance("prune", count),
+                events=BarEvents(advance),
             )
         if pruned.done is not None:
             session.seen.note_removed(session.repository, pruned.done.forgotten)

@@ -13,7 +13,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.key import write_kit
 from drkit.cli.options import AsOf, Json, LogFormat, Logging, PolicyFile, Quiet, RepositoryUrl, Verbose
-from drkit.cli.progress import progress_bar
+from drkit.cli.progress import BarEvents, progress_bar
 from drkit.cli.session import Session
 from drkit.errors import IntegrityError, UsageError
 
@@ -157,13 +157,12 @@ def check(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Check that keys, index, packs, trees and snapshots agree. Opens no data: see verify."""
-    from drkit.operations.verify import check_packs
-    from drkit.repository.check import check_repository
+    from drkit.repository.check import check_packs, check_repository
 
     with Session(policy, repository, quiet=quiet, verbose=verbose, log_format=log_format, as_of=as_of) as session:
         if packs:
             with progress_bar(shown=not (quiet or json)) as advance:
-                report = check_packs(session.repository_itself, lambda count: advance("check", count))
+                report = check_packs(session.repository_itself, BarEvents(advance))
         else:
             report = check_repository(session.repository_itself)
         _report("check", report, json=json)
@@ -201,10 +200,10 @@ def verify(
             if percent is not None:
                 seed = seed or secrets.token_hex(4)
                 output.note(f"reading about {percent:g}% of the packs, seed {seed}")
-                report = verify_subset(session.repository_itself, percent, seed, lambda count: advance("verify", count))
+                report = verify_subset(session.repository_itself, percent, seed, BarEvents(advance))
             else:
                 chosen = [find_snapshot(session.repository_itself, snapshot)] if snapshot else None
-                report = verify_repository(session.repository_itself, chosen, lambda count: advance("verify", count))
+                report = verify_repository(session.repository_itself, chosen, BarEvents(advance))
         _report("verify", report, json=json, seed=seed)
 
 

@@ -37,7 +37,8 @@ from drkit.pipeline.capture import Capture, can_take_over, capture_stream, captu
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.stream import iterator_readinto
 from drkit.policy import Policy
-from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Status, Target, format_time, parse_time
+from drkit.repository.format.kinds import Status
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, parse_time
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from drkit.access.access import Access, open_access
 from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, IntegrityError, PartialFailure
+from drkit.events import LOGGED, Events
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror
 from drkit.repository.mirror.transfer import Transfer
@@ -62,7 +63,7 @@ def copy(
     references: Sequence[str] = (),
     *,
     host: str,
-    progress: Callable[[int], None] = lambda count: None,
+    events: Events = LOGGED,
 ) -> Copies:
     """Copy the named snapshots, or all, that the mirror at `access` does not have, the newest first.
 
@@ -71,7 +72,7 @@ def copy(
     RepositoryLocked when a prune of the mirror fenced us: what was copied before stays.
     """
     mirror = open_mirror(source, open_access(access, cached=True))
-    done = copy_into(source, mirror, references, host=host, progress=progress)
+    done = copy_into(source, mirror, references, host=host, events=events)
     keep_reserve(mirror.storage)
     return done
 
@@ -82,7 +83,7 @@ def copy_into(
     references: Sequence[str] = (),
     *,
     host: str,
-    progress: Callable[[int], None] = lambda count: None,
+    events: Events = LOGGED,
 ) -> Copies:
     """As `copy`, into a mirror that is open."""
     snapshots, damaged = readable_snapshots(source)
@@ -93,7 +94,7 @@ def copy_into(
         snapshots = [snapshot for snapshot in snapshots if snapshot.id in chosen]
     else:
         done.failed = [NotCopied(error.object_name.removeprefix(SNAPSHOT_PREFIX), error.message) for error in damaged]
-    transfer = Transfer(source, mirror, host=host, progress=progress)
+    transfer = Transfer(source, mirror, host=host, events=events)
     planned = []
     for snapshot in reversed(snapshots):
         if snapshot.original in there:
@@ -139,11 +140,11 @@ def mirror_backup(
     access: Access,
     *,
     host: str,
-    progress: Callable[[int], None] = lambda count: None,
+    events: Events = LOGGED,
 ) -> Mirrored:
     """Copy to the mirror what it lacks. Whatever fails is in the result: the backup itself is good."""
     try:
-        copies = copy(open_source(), access, host=host, progress=progress)
+        copies = copy(open_source(), access, host=host, events=events)
     except DrkitError as error:
         return Mirrored(access.url, "failed", error.message, error.hint)
     if (partial := copies.error) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +9,7 @@ from drkit.catalog import retention
 from drkit.catalog.find import readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.errors import StorageFull
+from drkit.events import LOGGED, Events
 from drkit.policy import Policy
 from drkit.repository.format.names import new_run_id
 from drkit.repository.format.sealing import random_bytes
@@ -47,8 +47,7 @@ def prune(
     now: datetime,
     dry_run: bool = False,
     clock: Clock | None = None,
-    say: Callable[[str], None] = lambda message: None,
-    progress: Callable[[int], None] = lambda count: None,
+    events: Events = LOGGED,
 ) -> Pruned:
     """Apply the policy's retention to the snapshots of this host and policy, all else stays; then reclaim space.
 
@@ -62,14 +61,14 @@ def prune(
 
     def run(options: Options) -> Pruned:
         run_id = new_run_id(now, random_bytes(4))
-        made = Prune(repository, run_id, chosen, options, host=host, clock=clock, say=say, progress=progress)
+        made = Prune(repository, run_id, chosen, options, host=host, clock=clock, events=events)
         done = made.run()
         return Pruned(chosen.plan, chosen.others, made.plan, done)
 
     try:
         pruned = run(options)
     except StorageFull:
-        say("the disk is full: dropping whole packs only")
+        events.note("the disk is full: dropping whole packs only")
         with released_reserve(repository.storage):
             pruned = run(Options(0, options.yes_really, options.grace))
         pruned.disk_full = True

@@ -120,7 +120,7 @@ def test_its_records_are_what_they_were(frozen: Path) -> None:
 
 def test_it_is_whole(frozen: Path) -> None:
     assert check_repository(opened(frozen)).ok
-    assert verify_repository(opened(frozen), None, lambda count: None).ok
+    assert verify_repository(opened(frozen), None).ok
 
 
 def test_every_key_opens_it(frozen: Path) -> None:
