@@ -35,6 +35,18 @@ LAYERS: list[set[str]] = [
 ]
 RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 
+# The parts of drkit.repository: each may import those above it. The modules that are not named stand together where
+# the empty set is, and may import each other.
+REPOSITORY_ORDER: list[set[str]] = [
+    {"format"},
+    {"keys"},
+    {"commit"},
+    set(),
+    {"holders"},
+    {"mirror", "prune"},
+    {"check", "repair"},
+]
+
 # Third-party packages, each with the one module or package that knows it and translates its exceptions.
 OWNERS = {
     "blake3": "drkit.repository.format.digest",
@@ -142,6 +154,25 @@ def import_circle(modules: dict[str, ast.Module]) -> list[str]:
     return []
 
 
+def repository_rank(part: str) -> int:
+    return next((rank for rank, parts in enumerate(REPOSITORY_ORDER) if part in parts), REPOSITORY_ORDER.index(set()))
+
+
+def repository_violations(modules: dict[str, ast.Module]) -> list[str]:
+    found = []
+    for module, tree in modules.items():
+        if not module.startswith("drkit.repository."):
+            continue
+        mine = module.split(".")[2]
+        for name, line in imports(module, tree):
+            if not name.startswith("drkit.repository.") or (part := name.split(".")[2]) == mine:
+                continue
+            both_between = repository_rank(part) == repository_rank(mine) == REPOSITORY_ORDER.index(set())
+            if repository_rank(part) >= repository_rank(mine) and not both_between:
+                found.append(f"{module}:{line} imports {name}")
+    return found
+
+
 def third_party(modules: dict[str, ast.Module]) -> dict[str, set[str]]:
     """The third-party packages that are imported, each with the modules that do."""
     users: dict[str, set[str]] = defaultdict(set)
@@ -221,6 +252,10 @@ def test_imports_point_one_way() -> None:
 
 def test_no_modules_import_each_other() -> None:
     assert import_circle(source()) == []
+
+
+def test_imports_within_the_repository_point_one_way() -> None:
+    assert repository_violations(source()) == []
 
 
 def test_a_third_party_package_has_one_owner() -> None:
@@ -316,6 +351,23 @@ def test_a_circle_is_seen(text: str) -> None:
     found = import_circle({**modules, "drkit.a": ast.parse(text)})
     assert {"drkit.a", "drkit.c.__init__"} <= set(found) <= {"drkit.a", "drkit.b", "drkit.c.__init__"}
     assert import_circle({**modules, "drkit.a": ast.parse("from drkit.errors import x")}) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "wrong"),
+    [
+        ("drkit.repository.format.x", "from drkit.repository.keys import wraps", 1),
+        ("drkit.repository.commit.x", "from drkit.repository.index import Index", 1),
+        ("drkit.repository.reader", "from drkit.repository.holders.custody import grant", 1),
+        ("drkit.repository.mirror.x", "from drkit.repository.prune.plan import plan_prune", 1),
+        ("drkit.repository.prune.x", "from drkit.repository.check import Report", 1),
+        ("drkit.repository.reader", "from drkit.repository.index import Index", 0),
+        ("drkit.repository.reader", "from drkit.repository.commit.marks import Marks", 0),
+        ("drkit.repository.prune.x", "from drkit.repository.prune.plan import plan_prune", 0),
+    ],
+)
+def test_the_order_within_the_repository_is_seen(module: str, text: str, wrong: int) -> None:
+    assert len(repository_violations({module: ast.parse(text)})) == wrong
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from drkit.repository.holders.custody import (
     require_identity,
     revoke,
 )
-from drkit.repository.holders.prove import prove_keys
+from drkit.repository.holders.every_key import open_every_key
 from drkit.repository.keys.identity import Identity, check_recipient
 from drkit.repository.keys.labels import MAX_NAME, Holder, is_name
 from drkit.repository.keys.wraps import format_meta_key, open_escrow
@@ -365,7 +365,7 @@ def prove_identities(
             repository = Repository.open(storage, [identity])
         except AccessDenied:
             continue
-        keys, chunks = prove_keys(repository)
+        keys, chunks = open_every_key(repository)
         about = {"recipient": identity.recipient, "keys": keys, "chunks": chunks, "elsewhere": elsewhere}
         proof = add_proof(repository, KEY_PROOF, about, now=now, host=host, version=__version__)
         proven.append(Proven(identity.recipient, keys, chunks, elsewhere, proof))

@@ -11,8 +11,9 @@ from datetime import timedelta
 import pytest
 
 from drkit.repository.check import check_repository
+from drkit.repository.format.names import LOCKED_PREFIXES
 from drkit.repository.keys.identity import Identity, generate_identity
-from drkit.repository.locks import LOCKED_PREFIXES, renew_locks
+from drkit.repository.locks import renew_locks
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from drkit.storage.s3.bucket import S3Storage, open_bucket

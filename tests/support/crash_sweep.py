@@ -22,7 +22,7 @@ from unittest import mock
 from drkit.errors import AccessDenied, DrkitError
 from drkit.operations.forget import forget_snapshots
 from drkit.operations.keys import add_recipient, key_list, remove_recipient, rewrap_keys
-from drkit.repository import writer
+from drkit.repository import index
 from drkit.repository.check import check_repository
 from drkit.repository.format import packs
 from drkit.repository.keys.identity import Identity, generate_identity, parse_identity
@@ -94,7 +94,7 @@ def sweep(story: Story, url: str, calls: Iterable[int] | None = None) -> Swept:
 @contextmanager
 def small_packs() -> Iterator[None]:
     """Many packs and index objects in a small run: more places to break off at."""
-    with mock.patch.object(packs, "PACK_SIZE", 200_000), mock.patch.object(writer, "MAX_ENTRIES", 8):
+    with mock.patch.object(packs, "PACK_SIZE", 120_000), mock.patch.object(index, "MAX_ENTRIES", 8):
         yield
 
 
@@ -176,8 +176,8 @@ def story(action: str, seed: str) -> Story:
 
 def contents(seed: str) -> dict[str, Content]:
     """By run: `new` and `kept` hold some of what `old` holds, so that a prune of `old` has something to move."""
-    old = random_content(random.Random(f"{seed} old"))
-    some = dict(list(old.items())[:4])
+    old = random_content(random.Random(f"{seed} old"), 22)
+    some = dict(list(old.items())[::4])
     return {
         "old": old,
         "kept": {**random_content(random.Random(f"{seed} kept"), 3), **some},
@@ -192,7 +192,8 @@ def _run(action: str, seed: str) -> Story:
     for each in ("old", "kept"):
         write_snapshot(repository, [identity.recipient], each, made[each])
     if action == "repair":
-        storage.delete(next(info.key for info in storage.list("index/")))
+        for info in storage.list("index/"):
+            storage.delete(info.key)
 
     def check(url: str, call: int, ended: bool) -> None:
         def opened() -> Repository:

@@ -162,7 +162,7 @@ def test_a_hostile_work_factor_is_refused_before_any_work(tmp_path: Path, locked
 def test_an_age_file_that_is_not_under_a_passphrase(tmp_path: Path, bob: Identity, make) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "identity.age"
     path.write_bytes(make(bob))
-    with pytest.raises(AccessDenied, match="is no age file under a passphrase"):
+    with pytest.raises(AccessDenied, match="is not an age file under a passphrase"):
         read_identities(IdentitySource(path), lambda name: PASSPHRASE)
 
 

@@ -186,7 +186,7 @@ class Clock:
 
 def check_alone(repository: Repository, clock: Clock) -> None:
     repository.storage.put("sessions/me/0", b"x")
-    sole.require_sole_writer(
+    sole.require_single_writer(
         repository.storage, "me", single_writer=repository.single_writer, clock=lambda: clock.now, sleep=clock.sleep
     )
 
