@@ -77,7 +77,8 @@ class Policy(Section):
         repository, mirror = given.get("repository"), given.get("mirror")
         if isinstance(repository, Mapping) and isinstance(mirror, Mapping) and isinstance(mirror.get("url"), str):
             url = str(mirror["url"])
-            if url.rstrip("/") == str(repository.get("url", "")).rstrip("/"):
+            same_url = url.rstrip("/") == str(repository.get("url", "")).rstrip("/")
+            if same_url and mirror.get("endpoint") == repository.get("endpoint"):  # else a bucket of another provider
                 what = f"{describe(url)} is the repository itself; expected another place"
                 yield Problem((*where, "mirror", "url"), what, (*where, "repository", "url"))
 
