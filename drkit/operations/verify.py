@@ -50,7 +50,7 @@ def verify_repository(repository: Repository, snapshots: Iterable[Snapshot] | No
     packs = PackCache(repository.storage, repository.objects)
     records = (record for record in repository.snapshots() if isinstance(record, Snapshot))
     members = _verify_members(repository, records, ChunkReader(repository, packs.get), events)
-    packs.read_rest(stored_packs(repository.storage), lambda count: events.progress("verify", count))
+    packs.read_rest(stored_packs(repository.storage), events)
     return _with_structure(repository, members, packs.read)
 
 

@@ -6,11 +6,12 @@ So verify compares every pack with its name, and every member with its digest, a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from threading import BoundedSemaphore, Lock
 
 from drkit.errors import IntegrityError
+from drkit.events import Events
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import pack_id_of
 from drkit.repository.pack_reader import PACKS_AHEAD, PacksRead, WholePack, read_pack, read_packs
@@ -51,11 +52,11 @@ class PackCache:
             raise IntegrityError(f"object {key} is shorter than {offset + length} bytes", object_name=key)
         return body[offset : offset + length]
 
-    def read_rest(self, pack_ids: Iterable[bytes], progress: Callable[[int], None]) -> None:
-        """Read those of the packs that no chunk was asked from. `progress` is told the bytes of each."""
+    def read_rest(self, pack_ids: Iterable[bytes], events: Events) -> None:
+        """Read the packs of which no chunk was asked for."""
         for pack in read_packs(self._storage, self._sealer, [each for each in pack_ids if each not in self._asked]):
             self.read.add(pack)
-            progress(len(pack.body))
+            events.progress("verify", len(pack.body))
 
     def _body(self, pack_id: bytes) -> bytes | None:
         """Return a whole pack; None for one that was held before and had to go."""

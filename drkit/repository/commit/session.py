@@ -90,7 +90,7 @@ def list_sessions(storage: Storage) -> dict[str, int]:
 
 
 def session_info(storage: Storage, sealer: ObjectSealer, run_id: str, number: int) -> SessionInfo:
-    """Tell whose session it is. One that cannot be read has no host; callers wait for it all the same."""
+    """Tell whose session it is. One that cannot be read has no host; callers still wait for it."""
     try:
         return get_session(storage, sealer, f"{SESSION_PREFIX}{run_id}/{number}")
     except (IntegrityError, ObjectNotFound):

@@ -16,7 +16,7 @@ import pytest
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperExit, HelperProcess
-from drkit.engine.volumes import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
 from drkit.errors import CaptureFailed
 from drkit.events import Logged
 from drkit.pipeline.capture import TORN_RETRIES, Capture, capture_directory

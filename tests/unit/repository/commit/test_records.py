@@ -82,7 +82,7 @@ class Late(MemoryStorage):
         super().__init__()
         self.found = found
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         if self.found != "nothing":
             super().put(key, data if self.found == "ours" else b"of somebody else")
         raise ObjectExists(f"object {key} exists already")
