@@ -1,6 +1,6 @@
 # Shared by the scripts beside it; sourced, never run.
 # shellcheck shell=bash
-shopt -s inherit_errexit # a command substitution that fails must not go on with half a result
+shopt -s inherit_errexit # or a command substitution that fails would go on with half a result
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${DRKIT_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/drkit}
@@ -24,11 +24,11 @@ apt_lists_fresh=
 apt_update() {
   [[ -z $apt_lists_fresh ]] || return 0
   command -v apt-get >/dev/null || return 1
-  apt-get -qq update >&2 || say "apt-get update failed; trying with the package lists there are."
+  apt-get -qq update >&2 || say "apt-get update failed; going on with the package lists of an earlier one."
   apt_lists_fresh=yes
 }
 
-# apt_install REASON PACKAGE...: installs what is missing of the packages, or says which the user has to bring.
+# apt_install REASON PACKAGE...: installs the packages that are missing, or says which ones the user has to install.
 apt_install() {
   local reason=$1 package missing=()
   shift
@@ -50,7 +50,7 @@ apt_log() {
   printf '%s' "$CACHE/apt.log"
 }
 
-# Debian's packages start their services when installed. These scripts want the programs, not another daemon.
+# Debian's packages start their services when they are installed. These scripts want the programs, not a daemon.
 without_starting_services() (
   local policy=/usr/sbin/policy-rc.d
   if [[ -e $policy ]]; then
@@ -63,7 +63,7 @@ without_starting_services() (
   fi
 )
 
-# find_python: the first Python that is new enough, installed from apt if there is none.
+# find_python: prints the first Python that is new enough; installs one with apt if there is none.
 find_python() {
   local python
   for python in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -77,18 +77,18 @@ find_python() {
   printf 'python3'
 }
 
-# A Python without ensurepip cannot make a virtual environment; Debian splits it off.
+# Without ensurepip, which Debian packages separately, Python cannot create a virtual environment.
 new_enough() { "$1" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-# make_venv DIRECTORY REQUIREMENT [PIP OPTION...]: a virtual environment with the project in it; does nothing if it is
-# there and the project's dependencies are still the same.
+# make_venv DIRECTORY REQUIREMENT [PIP OPTION...]: creates a virtual environment with the project in it. Does nothing if
+# it exists and the project's dependencies have not changed since.
 make_venv() {
   local venv=$1 requirement=$2 python stamp
   shift 2
   python=$(find_python)
   stamp=$({ "$python" -VV && printf '%s\n' "$PROJECT" "$requirement" "$@" && cat "$PROJECT/pyproject.toml"; } | sha256sum)
   [[ -x $venv/bin/python && $(cat "$venv/.stamp" 2>/dev/null) == "$stamp" ]] && return 0
-  say "making a virtual environment in $venv."
+  say "creating a virtual environment in $venv."
   rm -rf "$venv"
   "$python" -m venv "$venv"
   "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@" "$requirement" >&2 ||

@@ -1,4 +1,4 @@
-"""The structure that DESIGN promises, read from the source with `ast`: layers, owners of packages, clocks, sizes."""
+"""The structure that DESIGN promises, read from the source with `ast`: layers, circles, owners, clocks, sizes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,15 +35,27 @@ LAYERS: list[set[str]] = [
 ]
 RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 
-# Third-party packages, each with the one module that knows it and translates its exceptions.
+# The parts of drkit.repository: each may import those above it. The modules that are not named stand together where
+# the empty set is, and may import each other.
+REPOSITORY_ORDER: list[set[str]] = [
+    {"format"},
+    {"keys"},
+    {"commit"},
+    set(),
+    {"holders"},
+    {"mirror", "prune"},
+    {"check", "repair"},
+]
+
+# Third-party packages, each with the one module or package that knows it and translates its exceptions.
 OWNERS = {
     "blake3": "drkit.repository.format.digest",
-    "boto3": "drkit.storage.s3.bucket",
+    "boto3": "drkit.storage.s3.client",
     "cryptography": "drkit.repository.format.sealing",
     "docker": "drkit.engine.client",
     "msgpack": "drkit.repository.format.tree",
     "pathspec": "drkit.pipeline.select",
-    "pydantic": "drkit.policy.schema",
+    "pydantic": "drkit.policy.*",
     "pyfastcdc": "drkit.repository.format.chunker",
     "pyrage": "drkit.repository.keys.identity",
     "requests": "drkit.engine.client",
@@ -59,10 +72,7 @@ PART_OF = {"botocore": "boto3", "pydantic_core": "pydantic", "urllib3": "request
 HEAVY = {"boto3", "botocore", "cryptography", "docker", "pydantic", "pyfastcdc", "pyrage", "requests", "zstandard"}
 
 # Modules over 400 lines, each with the reason why two would be worse.
-LONG: dict[str, str] = {
-    "drkit.engine.client": "every call to the engine, a few lines each; two modules would be two owners of docker",
-    "drkit.storage.s3.bucket": "every request to a bucket, its failures told; two modules would be two owners of boto3",
-}
+LONG: dict[str, str] = {}
 LONGEST = 400
 
 # Each asks the machine what time it is; only the command line may, all others are told.
@@ -122,6 +132,44 @@ def layer_violations(modules: dict[str, ast.Module]) -> list[str]:
                 continue
             if RANK[layer(name)] >= RANK[mine]:
                 found.append(f"{module}:{line} ({mine}) imports {name} ({layer(name)})")
+    return found
+
+
+def import_circle(modules: dict[str, ast.Module]) -> list[str]:
+    """A circle of modules that import each other, if there is one: in functions and for the type checker too."""
+
+    def module_of(name: str) -> str | None:
+        while name and name not in modules and f"{name}.__init__" not in modules:
+            name = name.rpartition(".")[0]
+        return name if name in modules else f"{name}.__init__" if name else None
+
+    graph = {
+        module: {found for name, _ in imports(module, tree) if (found := module_of(name)) and found != module}
+        for module, tree in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def repository_rank(part: str) -> int:
+    return next((rank for rank, parts in enumerate(REPOSITORY_ORDER) if part in parts), REPOSITORY_ORDER.index(set()))
+
+
+def repository_violations(modules: dict[str, ast.Module]) -> list[str]:
+    found = []
+    for module, tree in modules.items():
+        if not module.startswith("drkit.repository."):
+            continue
+        mine = module.split(".")[2]
+        for name, line in imports(module, tree):
+            if not name.startswith("drkit.repository.") or (part := name.split(".")[2]) == mine:
+                continue
+            both_between = repository_rank(part) == repository_rank(mine) == REPOSITORY_ORDER.index(set())
+            if repository_rank(part) >= repository_rank(mine) and not both_between:
+                found.append(f"{module}:{line} imports {name}")
     return found
 
 
@@ -202,6 +250,14 @@ def test_imports_point_one_way() -> None:
     assert layer_violations(source()) == []
 
 
+def test_no_modules_import_each_other() -> None:
+    assert import_circle(source()) == []
+
+
+def test_imports_within_the_repository_point_one_way() -> None:
+    assert repository_violations(source()) == []
+
+
 def test_a_third_party_package_has_one_owner() -> None:
     assert owner_violations(source()) == []
 
@@ -271,6 +327,47 @@ def test_a_wrong_import_is_seen(module: str, text: str) -> None:
 )
 def test_a_right_import_passes(module: str, text: str) -> None:
     assert layer_violations({module: ast.parse(text)}) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from drkit.b import x",
+        "import drkit.b",
+        "from drkit import b",
+        "from .b import x",
+        "if TYPE_CHECKING:\n    from drkit.b import x",
+        "def f():\n    from drkit.b import x",
+        "from drkit.c import x",
+    ],
+)
+def test_a_circle_is_seen(text: str) -> None:
+    others = {
+        "drkit.b": "from drkit.c import y",
+        "drkit.c.__init__": "from drkit.a import y",
+        "drkit.d": "import drkit.a",
+    }
+    modules = {name: ast.parse(other) for name, other in others.items()}
+    found = import_circle({**modules, "drkit.a": ast.parse(text)})
+    assert {"drkit.a", "drkit.c.__init__"} <= set(found) <= {"drkit.a", "drkit.b", "drkit.c.__init__"}
+    assert import_circle({**modules, "drkit.a": ast.parse("from drkit.errors import x")}) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "wrong"),
+    [
+        ("drkit.repository.format.x", "from drkit.repository.keys import wraps", 1),
+        ("drkit.repository.commit.x", "from drkit.repository.index import Index", 1),
+        ("drkit.repository.reader", "from drkit.repository.holders.custody import grant", 1),
+        ("drkit.repository.mirror.x", "from drkit.repository.prune.plan import plan_prune", 1),
+        ("drkit.repository.prune.x", "from drkit.repository.check import Report", 1),
+        ("drkit.repository.reader", "from drkit.repository.index import Index", 0),
+        ("drkit.repository.reader", "from drkit.repository.commit.marks import Marks", 0),
+        ("drkit.repository.prune.x", "from drkit.repository.prune.plan import plan_prune", 0),
+    ],
+)
+def test_the_order_within_the_repository_is_seen(module: str, text: str, wrong: int) -> None:
+    assert len(repository_violations({module: ast.parse(text)})) == wrong
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -119,30 +119,16 @@ def _described(policy: Policy, url: str, environ: Mapping[str, str]) -> Place:
     return chosen[0]
 
 
-def _s3_settings(repository: Place | None, environ: Mapping[str, str], as_of: datetime | None) -> S3Settings:
+def _s3_settings(described: Place | None, environ: Mapping[str, str], as_of: datetime | None) -> S3Settings:
+    """Take each option from the policy, else from the environment. Option and setting have the same name."""
     bundle = environ.get("DRKIT_CA_BUNDLE")
-    bare = S3Settings(
+    settings = S3Settings(
         endpoint=environ.get("DRKIT_ENDPOINT") or None,
         region=environ.get("DRKIT_REGION") or None,
         ca_bundle=Path(bundle) if bundle else None,
         as_of=as_of,
     )
-    if repository is None:
-        return bare
-    return S3Settings(
-        endpoint=repository.endpoint or bare.endpoint,
-        region=repository.region or bare.region,
-        addressing=repository.addressing,
-        profile=repository.profile,
-        credentials_file=repository.credentials_file,
-        ca_bundle=repository.ca_bundle or bare.ca_bundle,
-        storage_class=repository.storage_class,
-        encryption=repository.encryption,
-        kms_key=repository.kms_key,
-        upload_limit=repository.upload_limit,
-        lock=_lock(repository),
-        as_of=as_of,
-    )
+    return replace(settings, **(described.s3_options | {"lock": _lock(described)})) if described else settings
 
 
 def _lock(place: Place) -> ObjectLock | None:

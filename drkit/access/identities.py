@@ -1,4 +1,4 @@
-"""Where identities come from: a file, a descriptor, a program; plain, or under a passphrase. Never the command line."""
+"""Where identities come from: a file, a descriptor or a command; plain or under a passphrase. Never from arguments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from drkit.access.secret_command import MAX_BYTES, run_secret_command
 from drkit.errors import AccessDenied, UsageError, reason
+from drkit.events import LOGGED, Events
 from drkit.repository.keys.identity import (
     Identity,
     check_work_factor,
@@ -18,12 +19,12 @@ from drkit.repository.keys.identity import (
 )
 
 AskPassphrase = Callable[[str], str]
-"""Asks on a terminal; told whose passphrase it is."""
+"""Asks for a passphrase on a terminal; told the name of what it protects."""
 
 
 @dataclass(frozen=True)
 class IdentitySource:
-    """Where to read identities: one of file, descriptor and command. And the passphrase, where one protects them."""
+    """Where to read identities, one of file, descriptor and command, and the passphrase if one protects them."""
 
     file: Path | None = None
     descriptor: int | None = None
@@ -32,13 +33,18 @@ class IdentitySource:
     passphrase_command: tuple[str, ...] | None = None
 
 
-def read_identities(source: IdentitySource, ask: AskPassphrase | None = None) -> list[Identity]:
-    """Return all identities of a source. Raises AccessDenied, never quoting what was read."""
-    data, name = _read(source)
+def read_identities(
+    source: IdentitySource, ask: AskPassphrase | None = None, *, events: Events = LOGGED
+) -> list[Identity]:
+    """Return all identities of a source. Raises AccessDenied, which never quotes what was read.
+
+    What a command writes to its stderr becomes notes.
+    """
+    data, name = _read(source, events)
     if not is_passphrase_protected(data):
         return parse_identities(_text(data, name), source=name)
     check_work_factor(data, source=name)
-    passphrase = _passphrase(source, ask, name)
+    passphrase = _passphrase(source, ask, name, events)
     opened = unwrap_with_passphrase(data, passphrase, source=name)
     if opened is None:
         raise AccessDenied(
@@ -47,11 +53,12 @@ def read_identities(source: IdentitySource, ask: AskPassphrase | None = None) ->
     return parse_identities(_text(opened, name), source=name)
 
 
-def _read(source: IdentitySource) -> tuple[bytes, str]:
+def _read(source: IdentitySource, events: Events) -> tuple[bytes, str]:
     if source.descriptor is not None:
         return _read_descriptor(source.descriptor), f"descriptor {source.descriptor}"
     if source.command is not None:
-        return run_secret_command(source.command, "identity_command"), f"the output of {source.command[0]}"
+        output = run_secret_command(source.command, "identity_command", events=events)
+        return output, f"the output of {source.command[0]}"
     assert source.file is not None
     return read_secret(source.file, "identity"), str(source.file)
 
@@ -69,11 +76,11 @@ def _read_descriptor(descriptor: int) -> bytes:
     return data
 
 
-def _passphrase(source: IdentitySource, ask: AskPassphrase | None, name: str) -> str:
+def _passphrase(source: IdentitySource, ask: AskPassphrase | None, name: str, events: Events) -> str:
     if source.passphrase_file is not None:
         return read_passphrase(source.passphrase_file)
     if source.passphrase_command is not None:
-        output = run_secret_command(source.passphrase_command, "passphrase_command")
+        output = run_secret_command(source.passphrase_command, "passphrase_command", events=events)
         return _text(output, source.passphrase_command[0]).rstrip("\r\n")
     if ask is None:
         raise AccessDenied(
@@ -84,7 +91,7 @@ def _passphrase(source: IdentitySource, ask: AskPassphrase | None, name: str) ->
 
 
 def read_passphrase(path: Path) -> str:
-    """Read a passphrase: the file's text without the end of its line. Raises AccessDenied for an empty one."""
+    """Return a file's text without the line end, as a passphrase. Raises AccessDenied if it is empty or unreadable."""
     passphrase = _text(read_secret(path, "passphrase"), str(path)).rstrip("\r\n")
     if not passphrase:
         raise AccessDenied(f"passphrase file {path} is empty", hint="Write the passphrase into it, on one line.")
@@ -92,7 +99,7 @@ def read_passphrase(path: Path) -> str:
 
 
 def read_secret(path: Path, what: str) -> bytes:
-    """Read a secret's file. Raises AccessDenied, without quoting anything, when it cannot be read."""
+    """Read the file of a secret; `what` names the secret in messages. Raises AccessDenied, which never quotes it."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -117,11 +124,11 @@ def _text(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise AccessDenied(f"{name} is no text", hint="Name the file that holds the secret.") from None
+        raise AccessDenied(f"{name} is not text", hint="Name the file that holds the secret.") from None
 
 
 def descriptor_from(text: str) -> int:
-    """The number in DRKIT_IDENTITY_FD. Raises UsageError."""
+    """Return the number in DRKIT_IDENTITY_FD. Raises UsageError for anything else."""
     if not (text.isascii() and text.isdigit() and len(text) < 7) or int(text) in (1, 2):
         raise UsageError(
             "DRKIT_IDENTITY_FD is not the number of a descriptor to read from",
@@ -131,7 +138,7 @@ def descriptor_from(text: str) -> int:
 
 
 def key_file_problem(path: Path) -> str | None:
-    """Say why a secret file is not private, None when it is."""
+    """Return why a secret's file is not private, None if it is."""
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         return f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}"

@@ -23,9 +23,11 @@ def open_access(access: Access, *, create: bool = False, cached: bool = False, e
     `cached`: keep copies of small objects of a storage on S3 on this host. Whoever wants to know what the storage
     itself holds does without.
     """
-    storage = open_storage(access.url, create=create, s3=access.s3)
+    storage = open_storage(access.url, create=create, s3=access.s3, events=events)
     return (
-        CachedStorage(storage, cache_file(access)) if cached and is_s3(access.url) and not access.s3.as_of else storage
+        CachedStorage(storage, cache_file(access), events)
+        if cached and is_s3(access.url) and not access.s3.as_of
+        else storage
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import selectors
 import signal
@@ -12,75 +11,70 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from drkit.errors import AccessDenied, reason
-
-log = logging.getLogger(__name__)
+from drkit.events import LOGGED, Events
 
 TIMEOUT_SECONDS = 60.0
 MAX_BYTES = 1 << 20
 _MAX_STDERR = 64 << 10
 
 
-def run_secret_command(command: Sequence[str], what: str, *, timeout: float = TIMEOUT_SECONDS) -> bytes:
-    """Return what the program writes to stdout; its stderr is logged, its stdout never is.
+def run_secret_command(
+    command: Sequence[str], what: str, *, timeout: float = TIMEOUT_SECONDS, events: Events = LOGGED
+) -> bytes:
+    """Return what the program writes to stdout. Its stderr becomes notes; its stdout is shown nowhere.
 
-    It has no terminal, and after `timeout` seconds it is killed with all that it started. Raises AccessDenied.
+    It has no terminal. It is killed, with all that it started, once it has ended, has taken `timeout` seconds, or has
+    printed more than MAX_BYTES. Raises AccessDenied.
     """
+    secret, said, pipe = bytearray(), bytearray(), subprocess.PIPE
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a group of its own, which can be killed whole
-        )
+        # A session of its own gives it a process group of its own, which can be killed whole.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True)
     except OSError as error:
         raise _failed(what, command, f"cannot be run: {reason(error)}") from None
-    try:
-        secret, said, complete = _collect(process, time.monotonic() + timeout)
-    finally:
-        with suppress(ProcessLookupError):  # it ended, and whatever it started too
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+    with process:  # leaving it closes the pipes and waits for the end
+        try:
+            problem = _collect(process, secret, said, timeout)
+        finally:
+            with suppress(ProcessLookupError):  # nothing of the group is left
+                os.killpg(process.pid, signal.SIGKILL)
     for line in said.decode("utf-8", "backslashreplace").splitlines():
-        log.info("%s: %s", command[0], "".join(char if char.isprintable() else "?" for char in line))
-    if not complete:
-        raise _failed(what, command, f"did not end within {timeout:g} s, or printed more than {MAX_BYTES} bytes")
-    if process.returncode:
-        raise _failed(what, command, f"ended with exit code {process.returncode}")
-    if not secret.strip():
-        raise _failed(what, command, "printed nothing")
-    return secret
+        events.note(f"{command[0]}: {''.join(char if char.isprintable() else '?' for char in line)}")
+    if problem:
+        raise _failed(what, command, problem)
+    return bytes(secret)
 
 
-def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes, bool]:
-    """Return stdout, the beginning of stderr, and whether the program ended by itself within its bounds."""
+def _collect(process: subprocess.Popen[bytes], secret: bytearray, said: bytearray, timeout: float) -> str | None:
+    """Read stdout, and the beginning of stderr, until the program has ended; return what is wrong, None if nothing.
+
+    Popen.communicate would keep everything that a runaway program prints, which soon is more than the host's memory.
+    """
     assert process.stdout is not None
     assert process.stderr is not None
-    texts = {process.stdout: bytearray(), process.stderr: bytearray()}
+    deadline, late = time.monotonic() + timeout, f"did not end within {timeout:g} s"
     with selectors.DefaultSelector() as selector:
-        for pipe in texts:
-            selector.register(pipe, selectors.EVENT_READ)
+        selector.register(process.stdout, selectors.EVENT_READ, secret)
+        selector.register(process.stderr, selectors.EVENT_READ, said)
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
-                break
+                return late
             for key, _ in ready:
-                pipe = process.stdout if key.fileobj is process.stdout else process.stderr
                 data = os.read(key.fd, 1 << 16)
                 if not data:
-                    selector.unregister(pipe)
-                texts[pipe] += data
-            del texts[process.stderr][_MAX_STDERR:]
-            if len(texts[process.stdout]) > MAX_BYTES:
-                break
-        ended = not selector.get_map()
-    if ended:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-    return bytes(texts[process.stdout]), bytes(texts[process.stderr]), ended and process.returncode is not None
+                    selector.unregister(key.fileobj)
+                key.data.extend(data)
+            del said[_MAX_STDERR:]
+            if len(secret) > MAX_BYTES:
+                return f"printed more than {MAX_BYTES} bytes"
+    try:
+        code = process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return late
+    if code:
+        return f"ended with exit code {code}"
+    return None if secret.strip() else "printed nothing"
 
 
 def _failed(what: str, command: Sequence[str], problem: str) -> AccessDenied:

@@ -1,127 +1,105 @@
-"""Images: what identifies one, and moving it out of and into the engine whole."""
+"""Images of the engine: one function for each request. What makes an image the same image: see image_identity.py."""
 
 from __future__ import annotations
 
-import shutil
+import json
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from drkit.engine.client import Document, Engine, EngineError
-from drkit.errors import CaptureFailed, DrkitError, IntegrityError
+from drkit.engine.client import Document, Engine, EngineError, filters
+from drkit.engine.names import check_reference
+from drkit.errors import EngineUnavailable
 
-# The engine spools a whole copy of an image in its data root when it saves or loads one: the size that it reports,
-# and a little for tar's headers and the metadata.
-_SPOOL_SHARE = 1.05
-_SPOOL_MARGIN = 64 << 20
+# The engine spools an image before it sends the first byte of it, and unpacks one before it answers.
+_WORK_SECONDS = 3600
+
+_STREAM_CHUNK = 1 << 20
+_TAR = {"Content-Type": "application/x-tar"}
+
+_LOADED = re.compile(r"Loaded image(?: ID)?: (\S+)")
 
 
-@dataclass(frozen=True)
-class ImageIdentity:
-    """What makes an image this image.
+def find(engine: Engine, labels: Iterable[str] = ()) -> list[Document]:
+    """All images that carry every one of `labels` ("key" or "key=value")."""
+    return list(engine.get("list of images", "/images/json", params=filters(label=labels)))
 
-    `tags` are those that a save under the given reference keeps: its own, or none if that is an id or a digest.
-    `image_id` is the digest of the configuration, or of the manifest where the engine uses containerd's image store;
-    `layers` (the digests of the unpacked layers) and `config` are the same in both.
+
+def inspect(engine: Engine, ref: str) -> Document | None:
+    return engine.look_up(f"image {ref}", f"/images/{check_reference(ref)}/json")
+
+
+def remove(engine: Engine, ref: str) -> bool:
+    """Remove it; False when there was none."""
+    return engine.delete(f"image {ref}", f"/images/{check_reference(ref)}")
+
+
+def is_in_registry(engine: Engine, ref: str, *, timeout: float) -> bool:
+    """Whether a registry confirms within `timeout` seconds that it has `ref`. Any other outcome is False."""
+    try:
+        engine.get(f"image {ref}", f"/distribution/{check_reference(ref)}/json", timeout=timeout)
+    except (EngineError, EngineUnavailable):
+        return False
+    return True
+
+
+def pull(engine: Engine, ref: str, *, silence: float) -> None:
+    """Pull one image. `silence` bounds each wait for the engine's next message, in seconds."""
+    params = {"fromImage": check_reference(ref)}
+    if "@" not in ref and ":" not in ref.rpartition("/")[2]:
+        params["tag"] = "latest"  # the engine would pull every tag
+    _work(engine, f"pull of image {ref}", "/images/create", silence=silence, params=params)
+
+
+def build(engine: Engine, context: bytes, tag: str, *, silence: float) -> str:
+    """Build an image from a tar of its context with the engine's classic builder; return its id.
+
+    `silence` bounds each wait for the engine's next message, in seconds.
     """
-
-    image_id: str
-    tags: tuple[str, ...]
-    repo_digests: tuple[str, ...]
-    os: str
-    architecture: str
-    variant: str
-    size: int
-    layers: tuple[str, ...]
-    config: dict[str, Any]
-
-    @property
-    def platform(self) -> str:
-        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
-
-    def same_image(self, other: ImageIdentity) -> bool:
-        """Whether both are the same image, also across image stores, which name it differently."""
-        if self.image_id == other.image_id:
-            return True
-        return (self.layers, self.platform, self.config) == (other.layers, other.platform, other.config)
+    doing = f"build of image {tag}"
+    params = {"t": tag, "rm": 1, "forcerm": 1}
+    _work(engine, doing, "/build", silence=silence, params=params, data=context, headers=_TAR)
+    built = inspect(engine, tag)
+    if built is None:
+        raise EngineError(f"{doing}: the engine reported success, but there is no such image")
+    return str(built["Id"])
 
 
-def inspect_image(engine: Engine, ref: str) -> ImageIdentity:
-    """The identity of an image in the engine; it must be there."""
-    document = engine.image(ref)
-    if document is None:
-        raise CaptureFailed(f"image {ref}: no such image", hint="List the images there are: docker image ls.")
-    return _identity(document, ref)
+def save(engine: Engine, refs: Iterable[str]) -> Iterator[bytes]:
+    """Yield the `docker save` archive of one or more images. Raises CaptureFailed when the engine breaks off."""
+    names = [check_reference(ref) for ref in refs]
+    doing = f"save of image {', '.join(names)}"
+    with engine.stream(
+        doing, "GET", "/images/get", params={"names": names}, silence=_WORK_SECONDS, capturing=True
+    ) as answer:
+        yield from cast("Iterator[bytes]", answer.iter_content(_STREAM_CHUNK))
 
 
-def _identity(document: Document, ref: str) -> ImageIdentity:
-    tags = document.get("RepoTags") or []
-    wanted = _tag_of(ref)
-    return ImageIdentity(
-        image_id=str(document["Id"]),
-        tags=tuple(tag for tag in tags if tag in (wanted, ref)),
-        repo_digests=tuple(sorted(document.get("RepoDigests") or [])),
-        os=str(document.get("Os") or ""),
-        architecture=str(document.get("Architecture") or ""),
-        variant=str(document.get("Variant") or ""),
-        size=int(document.get("Size") or 0),
-        layers=tuple((document.get("RootFS") or {}).get("Layers") or ()),
-        config={key: value for key, value in (document.get("Config") or {}).items() if value},
+def load(engine: Engine, archive: Iterable[bytes]) -> list[str]:
+    """Load a `docker save` archive; return what the engine says it loaded, each by id or tag."""
+    doing = "load of an image"
+    said = _work(
+        engine,
+        doing,
+        "/images/load",
+        silence=_WORK_SECONDS,
+        params={"quiet": 1},
+        data=iter(archive),
+        headers=_TAR,
     )
+    loaded = _LOADED.findall(said)
+    if not loaded:
+        raise EngineError(f"{doing}: the engine loaded nothing ({said.strip() or 'no message'})")
+    return loaded
 
 
-def _tag_of(ref: str) -> str:
-    """The reference as the engine lists it: with its tag, without Docker Hub's name and `library/`."""
-    name = ref.removeprefix("docker.io/").removeprefix("index.docker.io/").removeprefix("library/")
-    return name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
-
-
-def save_image(engine: Engine, image: ImageIdentity) -> Iterator[bytes]:
-    """The image's `docker save` archive: under its tags, so that they come back, else under its id."""
-    check_space(engine, image.size, f"save of image {_name(image)}", CaptureFailed)
-    return engine.save_image(image.tags or (image.image_id,))
-
-
-def check_tags(engine: Engine, image: ImageIdentity) -> None:
-    """Refuse to load an image whose tags are another image's here: `docker load` would move them silently."""
-    for tag in image.tags:
-        there = engine.image(tag)
-        if there is not None and not image.same_image(_identity(there, tag)):
-            raise DrkitError(
-                f"image {tag}: this tag is another image here ({str(there['Id'])[:19]}, not {image.image_id[:19]})",
-                hint=f"Give the other image another name first: docker tag {tag} {tag}-old && docker rmi {tag}.",
-            )
-
-
-def load_image(engine: Engine, image: ImageIdentity, archive: Iterable[bytes]) -> None:
-    """Load a saved image, and check that the engine now has exactly it, under exactly its tags."""
-    check_tags(engine, image)
-    check_space(engine, image.size, f"load of image {_name(image)}", DrkitError)
-    loaded = engine.load_image(archive)
-    for ref in image.tags or loaded[:1]:
-        there = engine.image(ref)
-        if there is None:
-            raise EngineError(f"image {ref}: the engine loaded {', '.join(loaded)}, but does not have it")
-        if not image.same_image(_identity(there, ref)):
-            raise IntegrityError(
-                f"image {ref}: the engine loaded {str(there['Id'])[:19]}, not {image.image_id[:19]}", object_name=ref
-            )
-
-
-def check_space(engine: Engine, size: int, doing: str, error: type[DrkitError]) -> None:
-    """Refuse what would fill the engine's disk, where its data root is a directory of this host."""
-    root = str(engine.facts().get("DockerRootDir") or "")
-    if not engine.url.startswith("unix://") or not (Path(root) / "image").is_dir():
-        return
-    needed = int(size * _SPOOL_SHARE) + _SPOOL_MARGIN
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise error(
-            f"{doing}: {free >> 20} MiB free in {root}, the engine needs {needed >> 20} MiB for its copy",
-            hint="Make room there, for example with docker builder prune.",
-        )
-
-
-def _name(image: ImageIdentity) -> str:
-    return image.tags[0] if image.tags else image.image_id[:19]
+def _work(engine: Engine, doing: str, path: str, *, silence: float, **request: Any) -> str:
+    """Have the engine work, and return what it said. It reports a failure among its messages, after a status of 200."""
+    said = ""
+    with engine.stream(doing, "POST", path, silence=silence, **request) as answer:
+        for line in answer.iter_lines():
+            message = json.loads(line) if line.strip() else {}
+            if "error" in message:
+                raise EngineError(f"{doing}: {message['error']}")
+            said += message.get("stream", "")
+    return said

@@ -1,4 +1,4 @@
-"""The names of Docker objects, checked before the engine, or a path of its API, can make something else of them."""
+"""The names of Docker objects, checked before the engine, or a path of its API, can take them for something else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REFERENCE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]*")
 
 
 def check_name(kind: str, name: str) -> str:
-    """Refuse what is no name of a container, volume or network (`kind`)."""
+    """Return `name`; raise UsageError unless it can name a container, volume or network (`kind`)."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{kind} {name!r}: not a valid Docker name",
@@ -21,7 +21,7 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_reference(ref: str) -> str:
-    """Refuse what is no image reference: a tag, a digest or an id."""
+    """Return `ref`; raise UsageError unless it can refer to an image: by tag, digest or id."""
     if not _REFERENCE.fullmatch(ref) or len(ref) > 4096:
         raise UsageError(
             f"image {ref!r}: not a valid image reference", hint="Use NAME:TAG, NAME@DIGEST or an image id."

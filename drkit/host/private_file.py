@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from drkit.errors import DrkitError, reason
+from drkit.storage.local.files import sync_directory
 
 
 def write_new(path: Path, text: str, mode: int = 0o600) -> None:
@@ -50,14 +51,6 @@ def _fill(descriptor: int, text: str, mode: int) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained(path: Path, error: OSError) -> DrkitError:

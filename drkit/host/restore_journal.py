@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drkit.errors import DrkitError, reason
-from drkit.host.private_file import sync_directory
+from drkit.storage.local.files import sync_directory
 
 
 class RestoreJournal:

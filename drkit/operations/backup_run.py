@@ -22,7 +22,6 @@ from drkit.repository.holders.custody import recipient_differences
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.writer import RunWriter
-from drkit.storage import keep_reserve
 from drkit.targets import KINDS
 from drkit.targets.base import Capturing, Planned, Ready
 from drkit.targets.pipes import capture_of, stored_helper
@@ -44,7 +43,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     seen.require_same(found, accepted=accept_repository)
     for difference in recipient_differences(repository, recipients):
         events.warn(difference, hint="Run drkit key rewrap where the identity is.")
-    keep_reserve(repository.storage)
+    repository.storage.keep_reserve()
     snapshots, damaged = readable_snapshots(repository)
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
@@ -90,7 +89,7 @@ def _status_of(targets: Sequence[Target]) -> Status:
 
 
 def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapshot]) -> int:
-    if not context.repository.storage.locks:
+    if not context.repository.storage.traits.locks:
         return 0
     try:
         kept = still_kept(snapshots, context.required_policy, record.host, context.now)
@@ -128,12 +127,12 @@ def _keep_helper(capturing: Capturing, helper: HelperImage, snapshots: Sequence[
         if snapshot.helper.get("image_id") == helper.image_id and stored.tree:
             shared = capture_of(capturing, stored)
             if can_take_over(shared, stored):
-                take_over(shared, stored, stored)
+                take_over(shared, stored)
                 return {**about, "tree": stored.tree}
     stored = Target(Kind.IMAGE, "helper")
     try:
         archive = iterator_readinto(helper_archive(capturing.engine, helper))
-        capture_stream(capture_of(capturing, stored), stored, archive)
+        capture_stream(capture_of(capturing, stored), archive)
     except RepositoryError:
         raise
     except DrkitError as error:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from drkit.operations.context import Context
-from drkit.operations.verify import check_packs
-from drkit.repository.check import Report, check_repository
+from drkit.repository.check import Report, check_packs, check_repository
 
 
 def check(context: Context, *, packs: bool = False) -> Report:

@@ -16,7 +16,6 @@ from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror
 from drkit.repository.mirror.transfer import Transfer
 from drkit.repository.repository import Repository
-from drkit.storage import keep_reserve
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _copy(context: Context, place: Access, references: Sequence[str] = ()) -> Co
     source = context.repository
     mirror = open_mirror(source, open_access(place, cached=True, events=context.events))
     done = copy_into(source, mirror, references, host=context.host, events=context.events)
-    keep_reserve(mirror.storage)
+    mirror.storage.keep_reserve()
     done.warnings = context.warnings
     return done
 

@@ -17,8 +17,8 @@ from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, StorageUnavailable, reason
 from drkit.events import Warned
 from drkit.operations.context import Context
-from drkit.storage import LOCK_HINT, Storage, is_s3, local_path, permission_problem
-from drkit.storage.probe import Capabilities, probe
+from drkit.storage import LOCK_HINT, Storage
+from drkit.storage.probe import Capabilities, probe_storage
 
 SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
@@ -119,11 +119,10 @@ def _unreadable(path: Path) -> str | None:
 
 def _storage(context: Context, found: list[Capabilities]) -> Iterator[Finding]:
     """Try the storage out, and pass on in `found` what it can do."""
-    access = context.access
-    storage = open_access(access, events=context.events)
-    found.append(probe(storage))
+    storage = open_access(context.access, events=context.events)
+    found.append(probe_storage(storage))
     yield from _capabilities(storage, found[0])
-    problem = None if is_s3(access.url) else permission_problem(local_path(access.url))
+    problem = storage.permission_problem()
     if problem:
         yield _warning("storage", problem, "Let drkit's user own the directory, with mode 0700.")
     yield from _clock(storage, context.now)

@@ -12,7 +12,6 @@ from drkit.operations.context import Context, found_at
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.repository import Repository
-from drkit.storage import keep_reserve, released_reserve
 
 
 @dataclass
@@ -48,14 +47,14 @@ def forget_snapshots(repository: Repository, references: Sequence[str], *, yes_r
         try:
             repository.storage.delete(SNAPSHOT_PREFIX + run_id)
         except StorageFull:
-            with released_reserve(repository.storage):
+            with repository.storage.released_reserve():
                 repository.storage.delete(SNAPSHOT_PREFIX + run_id)
         except DrkitError as error:
             error.add_note(f"forgotten before: {', '.join(done.snapshots) or 'none'}")
             raise
         done.snapshots.append(run_id)
         done.left -= 1
-    keep_reserve(repository.storage)
+    repository.storage.keep_reserve()
     return done
 
 

@@ -21,8 +21,8 @@ from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import put_escrow
 from drkit.repository.mirror.mirror import create_mirror, open_mirror
 from drkit.repository.repository import Repository, require_no_repository
-from drkit.storage import LOCK_HINT, Storage, keep_reserve
-from drkit.storage.probe import Capabilities, probe
+from drkit.storage import LOCK_HINT, Storage
+from drkit.storage.probe import Capabilities, probe_storage
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def init(
     repository = Repository.create(
         storage, identity, recipients, now=now, single_writer=capabilities.unsafe is not None
     )
-    keep_reserve(storage)
+    storage.keep_reserve()
     if passphrase is not None:
-        put_escrow(storage, repository.objects, identity, passphrase)
+        put_escrow(repository.storage, repository.objects, identity, passphrase)
     _tell_capabilities(storage.url, capabilities, context.events)
     second_home = passphrase is not None or len(recipients) > 1
     if not second_home:
@@ -156,7 +156,7 @@ def init_mirror(context: Context, source_url: str) -> InitMirrorResult:
         )
     storage, capabilities = _new_place(access, context.events)
     holders = create_mirror(source, storage, now=context.now, single_writer=capabilities.unsafe is not None)
-    keep_reserve(storage)
+    storage.keep_reserve()
     mirror = open_mirror(source, storage)
     _tell_capabilities(storage.url, capabilities, context.events)
     context.state.seen.remember(found_at(access, mirror), ())
@@ -167,7 +167,7 @@ def _new_place(access: Access, events: Events) -> tuple[Storage, Capabilities]:
     """Open a place where no repository is yet, and find out whether one can be kept there."""
     storage = open_access(access, create=True, events=events)
     require_no_repository(storage)
-    capabilities = probe(storage)
+    capabilities = probe_storage(storage)
     if capabilities.unusable:
         raise StorageUnavailable(
             f"no repository can be kept in {storage.url}: {capabilities.unusable}",

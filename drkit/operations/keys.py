@@ -28,7 +28,7 @@ from drkit.repository.holders.custody import (
     require_identity,
     revoke,
 )
-from drkit.repository.holders.prove import prove_keys
+from drkit.repository.holders.every_key import open_every_key
 from drkit.repository.keys.identity import Identity, check_recipient
 from drkit.repository.keys.labels import MAX_NAME, Holder, is_name
 from drkit.repository.keys.wraps import format_meta_key, open_escrow
@@ -304,11 +304,11 @@ def _find(custody: Custody, reference: str) -> Holder:
         raise UsageError(f"{len(found)} recipients are named {reference}", hint="Give the public key instead.")
     if custody.unlabelled:
         raise DrkitError(
-            f"{reference} is no recipient that this repository knows by name, and {len(custody.unlabelled)} wraps of "
-            "an earlier version name nobody",
+            f"{reference} is not a recipient that this repository knows by name, and {len(custody.unlabelled)} wraps "
+            "of an earlier version name nobody",
             hint="Take it out of recipients_file, then run drkit key rewrap.",
         )
-    raise DrkitError(f"{reference} is no recipient of this repository", hint="See drkit key list.")
+    raise DrkitError(f"{reference} is not a recipient of this repository", hint="See drkit key list.")
 
 
 def rewrap_keys(repository: Repository, recipients: Sequence[str]) -> Changed:
@@ -317,7 +317,7 @@ def rewrap_keys(repository: Repository, recipients: Sequence[str]) -> Changed:
     Idempotent, and finished by a rerun. Raises DrkitError, and changes nothing, unless an identity at hand is among the
     recipients.
     """
-    require_identity(repository, "wrapping the keys anew")
+    require_identity(repository, "wrapping the keys again")
     if not any(identity.recipient in recipients for identity in repository.identities):
         raise DrkitError(
             "none of the new recipients is proven to open the repository: the identity at hand is not among them",
@@ -340,7 +340,7 @@ def write_host_key(repository: Repository, path: Path) -> None:
 
 
 def unlocked_identity(storage: Storage, passphrase: str, events: Events = LOGGED) -> Identity:
-    """Return the identity that the repository in `storage` keeps under this passphrase. Warns where it opens nothing."""
+    """Return the identity that a repository keeps under this passphrase. Warns where it opens nothing."""
     identity = open_escrow(storage, passphrase)
     try:
         Repository.open(storage, [identity])
@@ -365,7 +365,7 @@ def prove_identities(
             repository = Repository.open(storage, [identity])
         except AccessDenied:
             continue
-        keys, chunks = prove_keys(repository)
+        keys, chunks = open_every_key(repository)
         about = {"recipient": identity.recipient, "keys": keys, "chunks": chunks, "elsewhere": elsewhere}
         proof = add_proof(repository, KEY_PROOF, about, now=now, host=host, version=__version__)
         proven.append(Proven(identity.recipient, keys, chunks, elsewhere, proof))

@@ -19,7 +19,6 @@ from drkit.repository.locks import renew_locks
 from drkit.repository.prune.plan import PrunePlan, plan_prune
 from drkit.repository.prune.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
-from drkit.storage import keep_reserve, released_reserve
 
 
 @dataclass
@@ -112,11 +111,11 @@ def prune_repository(
         pruned = run(options)
     except StorageFull:
         events.note("the disk is full: dropping whole packs only")
-        with released_reserve(repository.storage):
+        with repository.storage.released_reserve():
             pruned = run(Options(0, options.yes_really, options.grace))
         pruned.disk_full = True
-    keep_reserve(repository.storage)
-    if repository.storage.locks:
+    repository.storage.keep_reserve()
+    if repository.storage.traits.locks:
         snapshots, _ = readable_snapshots(repository)
         pruned.locks_renewed = renew_locks(repository, still_kept(snapshots, policy, host, now))
     return pruned

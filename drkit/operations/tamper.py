@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from drkit.access.opening import open_access
 from drkit.errors import DrkitError
 from drkit.operations.context import Context
-from drkit.storage import LOCK_HINT, attack, is_s3
-from drkit.storage.s3.tamper import Attempt
+from drkit.storage import LOCK_HINT, Attempt
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,20 @@ class TamperResult:
 
 def try_tampering(context: Context) -> TamperResult:
     """Attack scratch objects with the host's own credentials. Nothing of the repository itself is touched."""
-    access = context.access
-    storage = open_access(access, events=context.events)
-    if not is_s3(access.url):
+    storage = open_access(context.access, events=context.events)
+    tried = storage.try_tampering()
+    if tried is None:
         return TamperResult(
             False,
             f"{storage.url} is a directory: whoever has taken this host can delete all that is in it",
             "Keep the repository in a bucket with object lock, or a second one that this host cannot write to.",
         )
-    attempts, left = attack(storage)
+    attempts, left = tried
     lost = [attempt.what for attempt in attempts if not attempt.survived]
     if not lost:
         return TamperResult(True, attempts=attempts, left=left)
     reason = f"with this host's credentials a thief can {lost[0]}"
-    return TamperResult(False, reason, _cure(storage.locks, lost), attempts, left)
+    return TamperResult(False, reason, _cure(storage.traits.locks, lost), attempts, left)
 
 
 def _cure(locks: bool, lost: list[str]) -> str:

@@ -1,6 +1,6 @@
-"""What a member means, apart from how its bytes spell it.
+"""What a member means, however its bytes spell it.
 
-For members whose bytes differ after a restore: xattrs can come in another order. Everything else must be the same.
+For members whose bytes differ after a restore, as xattrs can come in another order. Everything else must be equal.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from drkit.pipeline.paths import member_path
 from drkit.pipeline.stream import StreamMember
 from drkit.pipeline.tar.frames import member_records, read_number
 
-# Told by other fields of a description, or different between two names of one file.
+# Covered by other fields of a description, or different between two names of one file.
 _LOCATING = {b"path", b"linkpath", b"GNU.sparse.name", b"mtime", b"uid", b"gid", b"size"}
 _DEVICES = frozenset(b"34")
 
 
 class Description(NamedTuple):
-    """Equal descriptions: the same entry with the same content. `mtime` is pax text without trailing zeros."""
+    """Two members with equal descriptions are the same entry with the same content.
+
+    `mtime` is pax text without trailing zeros.
+    """
 
     path: bytes
     leader: bytes

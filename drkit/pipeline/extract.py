@@ -1,26 +1,25 @@
-"""Writing members into a volume, and proving that they are there: the volume is captured again and compared."""
+"""Writing members into an empty directory, and proving that they are there: it is captured again and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby
 
-from drkit.engine.client import Engine
-from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
-from drkit.engine.volumes import start_capture, start_extract
 from drkit.errors import DrkitError, IntegrityError
+from drkit.events import Events
 from drkit.pipeline.describe import Description, describe, differences
 from drkit.pipeline.listing import requested
 from drkit.pipeline.paths import listed_name, member_path
-from drkit.pipeline.scan import read_scan
+from drkit.pipeline.scan import Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import Selected, Selection, selected_members
-from drkit.pipeline.standby import StandBy
-from drkit.pipeline.stream import MemberStream, Progress, StreamMember, iterator_readinto, watched
+from drkit.pipeline.standby import StandBy, begun
+from drkit.pipeline.stream import MemberStream, StreamMember, iterator_readinto, watched
 from drkit.pipeline.tar.frames import END_OF_ARCHIVE
 from drkit.pipeline.tar.rename import renamed
 from drkit.repository.format.names import display_path
@@ -32,24 +31,33 @@ _MISMATCHES_NAMED = 20
 
 
 class _Unpaired(IntegrityError):
-    """What came back are other members than were written, or too few."""
+    """The members that came back are not those that were written."""
 
 
 @dataclass(frozen=True)
 class Restore:
-    """What writing and verifying one target share. `progress` is told bytes as they are written or compared."""
+    """What writing one target and verifying it share.
 
-    engine: Engine
-    helper: HelperImage
+    `what` is what messages call the directory that is written, such as "volume db". `start_extract` gives a process
+    that extracts a tar into it, `start_capture` a held one that captures it; `full` says whether their helper keeps
+    everything. `events` are told first the bytes written, then the bytes compared, with `what` as the task.
+    """
+
+    what: str
+    start_extract: Callable[[], HelperProcess]
+    start_capture: Callable[[], HelperProcess]
+    full: bool
     reader: ChunkReader
     member_key: bytes
     target: Target
     selection: Selection | None
-    run_id: str
-    progress: Progress
+    events: Events
 
     def selected(self) -> Iterator[Selected]:
         return selected_members(lambda: self.reader.members(self.target), self.selection)
+
+    def scan(self, process: HelperProcess) -> Scan:
+        return read_scan(process.readinto, Patterns([]), what=self.what, full=self.full)
 
 
 def raw_stream(reader: ChunkReader, selected: Iterable[Selected]) -> Iterator[bytes | memoryview]:
@@ -69,28 +77,22 @@ def _renamed_member(reader: ChunkReader, item: Selected) -> Iterator[bytes | mem
 
 
 @contextmanager
-def extracted(restore: Restore, volume: str) -> Iterator[None]:
-    """Write the selected members into an empty volume. Inside they can be read back; after leaving they are on disk.
+def extracted(restore: Restore) -> Iterator[None]:
+    """Write the selected members. Inside they can be read back; on leaving they are on disk.
 
-    Any complaint of tar raises DrkitError.
+    Raises DrkitError for anything that tar complains about.
     """
-    with start_extract(
-        restore.engine,
-        restore.helper,
-        volume,
-        run_id=restore.run_id,
-        trusted_xattrs=restore.target.trusted_xattrs,
-    ) as process:
+    with restore.start_extract() as process:
         for piece in raw_stream(restore.reader, restore.selected()):
             process.write(piece)
-            restore.progress(len(piece))
+            restore.events.progress(restore.what, len(piece))
         process.close_stdin()
         if not _tar_ended_well(process):
             end = process.finish()
-            _check_extraction(end, volume)
-            raise DrkitError(f"volume {volume}: tar did not end: {end.describe()}", hint="Run the restore again.")
+            _check_extraction(restore, end)
+            raise DrkitError(f"{restore.what}: tar did not end: {end.describe()}", hint="Run the restore again.")
         yield
-        _check_extraction(process.finish(), volume)
+        _check_extraction(restore, process.finish())
 
 
 def _tar_ended_well(process: HelperProcess) -> bool:
@@ -100,121 +102,111 @@ def _tar_ended_well(process: HelperProcess) -> bool:
     return said == b"end 0\0"
 
 
-def _check_extraction(end: HelperExit, volume: str) -> None:
+def _check_extraction(restore: Restore, end: HelperExit) -> None:
     messages = classify_tar_stderr(end.stderr, truncated=end.stderr_truncated)
     complaints = [*messages.unknown, *map(display_path, messages.vanished + messages.torn)]
     if end.code or complaints:
         raise DrkitError(
-            f"volume {volume}: {complaints[0] if complaints else end.describe()}",
+            f"{restore.what}: {complaints[0] if complaints else end.describe()}",
             hint="Run drkit helper probe, then run the restore again.",
         )
 
 
 @contextmanager
-def verifier(restore: Restore, volume: str) -> Iterator[Callable[[], tuple[int, int]]]:
-    """Yield `verify`, whose helper is started beside the extraction.
+def verifier(restore: Restore) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Yield `verify`, whose helper starts while the extraction goes on.
 
-    `verify()` captures the volume again, compares every member with its recorded digest, and returns members and bytes
+    `verify()` captures what was written, compares every member with its recorded digest, and returns members and bytes
     compared. It raises IntegrityError naming the paths that differ, are missing, or were not restored.
     """
-    with StandBy(lambda name: _start_recapture(restore, name, held=True), [volume]) as standby:
-        yield lambda: _verify(restore, volume, standby.take(volume))
+    with StandBy(lambda what: restore.start_capture(), [restore.what]) as standby:
+        yield lambda: _verify(restore, standby.take(restore.what))
 
 
-def _verify(restore: Restore, volume: str, process: HelperProcess) -> tuple[int, int]:
+def _verify(restore: Restore, process: HelperProcess) -> tuple[int, int]:
     mismatched: list[Selected] = []
     count = 0
     with process:
-        scan = read_scan(process.readinto, Patterns([]), full=restore.helper.full)
+        scan = restore.scan(process)
         try:
             with requested(process, scan.paths()) as readinto:
-                stream = MemberStream(watched(readinto, restore.progress), restore.member_key)
-                for found, item in _paired(stream, restore.selected(), volume):
+                watching = watched(readinto, partial(restore.events.progress, restore.what))
+                stream = MemberStream(watching, restore.member_key)
+                for found, item in _paired(restore, stream, restore.selected()):
                     if found.digest != item.member.digest or not item.as_recorded:
                         mismatched.append(item)
                     count += 1
         except _Unpaired:
-            _compare_paths(scan.paths(), (item.path for item in restore.selected()), volume)
+            _compare_paths(restore, scan.paths(), (item.path for item in restore.selected()))
             raise
-        _check_end(process, stream, volume)
+        _check_end(restore, process, stream)
     if mismatched:
-        _compare_meaning(restore, volume, mismatched)
+        _compare_meaning(restore, mismatched)
     return count, stream.bytes_read
 
 
-def _start_recapture(restore: Restore, volume: str, *, held: bool = False) -> HelperProcess:
-    return start_capture(
-        restore.engine,
-        restore.helper,
-        volume,
-        run_id=restore.run_id,
-        trusted_xattrs=restore.target.trusted_xattrs,
-        held=held,
-    )
-
-
-def _paired(stream: MemberStream, items: Iterable[Selected], volume: str) -> Iterator[tuple[StreamMember, Selected]]:
+def _paired(
+    restore: Restore, stream: MemberStream, items: Iterable[Selected]
+) -> Iterator[tuple[StreamMember, Selected]]:
     expected = iter(items)
     for found in stream:
         item = next(expected, None)
         if item is None or member_path(found.frame.name) != item.path:
-            raise _Unpaired(f"volume {volume}: it changed while it was verified", hint="Run the restore again.")
+            raise _Unpaired(f"{restore.what}: it changed while it was verified", hint="Run the restore again.")
         yield found, item
     left = next(expected, None)
     if left is not None:
         raise _Unpaired(
-            f"volume {volume}: {display_path(left.path)} could not be read back", hint="Run the restore again."
+            f"{restore.what}: {display_path(left.path)} could not be read back", hint="Run the restore again."
         )
 
 
-def _compare_paths(found: Iterator[bytes], expected: Iterator[bytes], volume: str) -> None:
+def _compare_paths(restore: Restore, found: Iterator[bytes], expected: Iterator[bytes]) -> None:
+    """Raise IntegrityError for the first path that only one of the two has. Both are in bytewise order."""
     for path in expected:
         here = next(found, None)
+        if here is None or here > path:
+            raise _path_error(restore, path, "is missing")
         if here != path:
-            what = "is missing" if here is None or here > path else "was not restored by drkit but is there"
-            wrong = path if here is None or here > path else here
-            raise IntegrityError(
-                f"volume {volume}: {display_path(wrong)} {what}",
-                hint="Remove the volume and run the restore again.",
-                object_name=display_path(wrong),
-            )
+            raise _path_error(restore, here, "was not restored by drkit but is there")
     extra = next(found, None)
     if extra is not None:
-        raise IntegrityError(
-            f"volume {volume}: {display_path(extra)} was not restored by drkit but is there",
-            hint="Remove the volume and run the restore again.",
-            object_name=display_path(extra),
-        )
+        raise _path_error(restore, extra, "was not restored by drkit but is there")
 
 
-def _check_end(process: HelperProcess, stream: MemberStream, volume: str) -> None:
+def _path_error(restore: Restore, path: bytes, problem: str) -> IntegrityError:
+    name = display_path(path)
+    return IntegrityError(f"{restore.what}: {name} {problem}", hint="Run the restore again.", object_name=name)
+
+
+def _check_end(restore: Restore, process: HelperProcess, stream: MemberStream) -> None:
     end = process.finish()
     messages = classify_tar_stderr(end.stderr, truncated=end.stderr_truncated)
     if not stream.ended or end.code or messages.unknown or messages.torn or messages.vanished:
         raise IntegrityError(
-            f"volume {volume}: reading the restored data back failed: {end.describe()}",
-            hint="Remove the volume and run the restore again.",
+            f"{restore.what}: reading the restored data back failed: {end.describe()}",
+            hint="Run the restore again.",
         )
 
 
-def _compare_meaning(restore: Restore, volume: str, items: list[Selected]) -> None:
-    """Compare members whose bytes differ by what they mean. Raises IntegrityError for real differences."""
+def _compare_meaning(restore: Restore, items: list[Selected]) -> None:
+    """Compare what members mean whose bytes differ. Raises IntegrityError for those that really differ."""
     wrong: list[str] = []
-    with _start_recapture(restore, volume) as process:
-        read_scan(process.readinto, Patterns([]), full=restore.helper.full)
+    with begun(restore.start_capture()) as process:
+        restore.scan(process)
         with requested(process, (item.path for item in items)) as readinto:
             stream = MemberStream(readinto, restore.member_key, split=True)
-            for found, item in _paired(stream, items, volume):
+            for found, item in _paired(restore, stream, items):
                 recorded = _described(restore, item.member)._replace(path=item.path, leader=item.leader)
                 fields = differences(recorded, describe(found))
                 if fields:
                     wrong.append(f"{display_path(item.path)} ({', '.join(fields)})")
-        _check_end(process, stream, volume)
+        _check_end(restore, process, stream)
     if wrong:
         named = "; ".join(wrong[:_MISMATCHES_NAMED])
         raise IntegrityError(
-            f"volume {volume}: {len(wrong)} restored files differ from the snapshot: {named}",
-            hint="Remove the volume, run drkit verify, and run the restore again.",
+            f"{restore.what}: {len(wrong)} restored files differ from the snapshot: {named}",
+            hint="Run drkit verify, then run the restore again.",
             object_name=wrong[0],
         )
 

@@ -16,10 +16,9 @@ _WRITE_SIZE = 256 * 1024
 
 @contextmanager
 def requested(process: HelperProcess, paths: Iterable[bytes]) -> Iterator[ReadInto]:
-    """Send the list of `paths` and yield a `readinto` over the tar; on leaving, the whole list was sent.
+    """Send the list of `paths` and yield a `readinto` over the tar. On leaving, the whole list has been sent.
 
-    The list has a thread of its own: tar takes it as it goes, so who only wrote would wait for tar, which waits for its
-    reader.
+    A thread of its own sends the list: tar reads it bit by bit, and stops reading it while nobody reads its output.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="drkit-list") as executor:
         sent = executor.submit(_send, process, paths)

@@ -1,4 +1,4 @@
-"""Reading a helper's stream ahead of who digests it: else tar stands still while a full pipe waits for us."""
+"""Reading a helper's stream ahead of its consumer, so that tar goes on while drkit is busy and the pipe is full."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from drkit.pipeline.stream import ReadInto
 
 BLOCK_SIZE = 2 * 1024 * 1024
 BLOCKS = 4
-"""What is read ahead at most: with it tar and the chunker each keep a core busy."""
+"""How much is read ahead at most. With this much, tar and the chunker keep a core busy each."""
 
 _Filled = tuple[memoryview, int] | BaseException
 
 
 @contextmanager
 def read_ahead(readinto: ReadInto) -> Iterator[ReadInto]:
-    """Yield a `readinto` over the same stream that a thread of its own reads ahead, in bounded memory.
+    """Yield a `readinto` over the same stream, which a thread of its own reads ahead, in bounded memory.
 
-    What `readinto` raises is raised again to who reads. Leaving waits for the thread: end the stream first if it can
-    still block, as leaving a helper does.
+    What `readinto` raises is raised again in the reader. Leaving waits for the thread: if the stream can still block,
+    end it first.
     """
     free: Queue[memoryview | None] = Queue()
     filled: Queue[_Filled] = Queue()

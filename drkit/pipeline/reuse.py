@@ -13,8 +13,11 @@ from drkit.repository.format.tree import EXTENT, Member
 READ, REUSE = 0, 1
 
 SMALL = 2 * DATA_CHUNKS.maximum
-"""Bytes of a member up to which its neighbours' changes may make it worth reading again. What a larger one shares with
-them is a fraction of it, at its two ends: reading a database's unchanged file again would cost far more."""
+"""Bytes of the largest member that is read again only because its chunk is mostly dead.
+
+A larger one shares with its neighbours only the chunks at its two ends: reading a database's unchanged file again would
+cost far more than what is left in them.
+"""
 
 
 @dataclass
@@ -23,13 +26,17 @@ class ReusePlan:
 
     flags: bytearray
     identical: bool = False
-    """Every entry is taken over and nothing else was in the previous tree: the tree itself is the same."""
+    """Whether every entry is taken over and the previous tree held nothing else: then the tree is the same."""
     chunk_ids: set[bytes] = field(default_factory=set)
     """The data chunks of the members taken over."""
 
     @property
     def reads(self) -> int:
         return self.flags.count(READ)
+
+    def read_root(self) -> None:
+        """Read the root, so that tar runs whatever else has changed: the helper's end then explains what find met."""
+        self.flags[0] = READ
 
 
 def read_everything(scan: Scan) -> ReusePlan:
@@ -41,10 +48,11 @@ def plan_reuse(
 ) -> ReusePlan:
     """Merge-join scan and previous tree, both in bytewise path order.
 
-    A member is taken over when it was settled when it was read and its `stat` is the same now. Hard links to one file
-    are taken over together or not at all: tar stores the content with whichever comes first. Small members whose chunk
-    is live by less than half are read again, or files that change one by one would keep every chunk they once shared.
-    `chunk_size` tells the size of a chunk that may be referred to, None for any other: its members are read again.
+    A member is taken over if it was settled when it was read and its `stat` is the same now. Hard links to one file are
+    taken over together or not at all: tar stores the content with whichever comes first. Small members whose chunk is
+    less than half live are read again: otherwise files that change one by one would keep every chunk they once shared.
+    `chunk_size` returns the size of a chunk that may be referred to, None for any other; members in one of those are
+    read again.
     """
     plan = read_everything(scan)
     groups: defaultdict[tuple[bytes, bytes], list[tuple[int, Member | None]]] = defaultdict(list)
@@ -76,7 +84,7 @@ def plan_reuse(
             for _, known in group:
                 for chunk_id, _, length in EXTENT.iter_unpack(known.extents if known else b""):
                     live[chunk_id] -= length
-    live = +live  # without the chunks that nothing is left of
+    live = +live  # drops the chunks of which nothing is left
     sizes = {chunk_id: chunk_size(chunk_id) for chunk_id in live}
     gone = {chunk_id for chunk_id, size in sizes.items() if size is None}
     thin = {chunk_id for chunk_id, size in sizes.items() if size is not None and 2 * live[chunk_id] < size}
@@ -88,7 +96,7 @@ def plan_reuse(
 
 
 def _is_whole(group: list[tuple[int, Member | None]]) -> bool:
-    """Whether these links were captured together: the first holds the content, the others name it."""
+    """Whether these links were captured together: the first holds the content, the others link to it."""
     first = group[0][1]
     if first is None or first.leader:
         return False
@@ -103,7 +111,7 @@ def _read_again(
     thin: set[bytes],
     groups: Collection[list[tuple[int, Member | None]]],
 ) -> None:
-    # A further name of a large file is a small member, but reading it again is reading the file.
+    # A further link to a large file is a small member, but reading it again means reading the file.
     of_large = {
         number for group in groups if sum(known.raw_size for _, known in group if known) > SMALL for number, _ in group
     }
@@ -121,7 +129,7 @@ def _read_again(
 
 
 def reused_members(plan: ReusePlan, scan: Scan, previous: Iterable[Member]) -> Iterator[tuple[int, Member]]:
-    """Yield the members taken over with their place in the scan."""
+    """Yield the members taken over, each with its place in the scan."""
     members = iter(previous)
     for number, entry in enumerate(scan):
         if plan.flags[number] == REUSE:

@@ -1,4 +1,7 @@
-"""The scan: what a volume holds, before anything of it is read. It rules order, excludes and the expected count."""
+"""The scan: what a directory holds, listed before any of it is read.
+
+It fixes the order, the exclusions and how many members tar must send.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from drkit.engine.volumes import RECORD_END, STOCK_RECORD_END
+from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
 from drkit.pipeline.select import Patterns
 from drkit.repository.format.names import display_path
@@ -15,7 +18,7 @@ _READ_SIZE = 1024 * 1024
 
 
 class Entry(NamedTuple):
-    """One path of the scan. `stat` is the text that Member.stat keeps; empty from a stock helper."""
+    """One path of the scan. `stat` is the text that Member.stat keeps, empty from a stock helper."""
 
     path: bytes
     stat: bytes
@@ -24,15 +27,15 @@ class Entry(NamedTuple):
 
 @dataclass
 class Scan:
-    """The paths to capture in bytewise order, as raw records: entries are made as they are asked for.
+    """The paths to capture in bytewise order, as raw records: an entry is made only when it is asked for.
 
-    A full record is `path NUL stat NUL device`, a stock one `./path`: records have the order of their paths.
+    A full record is `path NUL stat NUL device`, a stock one `./path`, so records sort in the order of their paths.
     """
 
     records: list[bytes]
     full: bool
     complete: bool = True
-    """Whether find ended with 0; else its messages, read at the helper's end, must explain why."""
+    """Whether find ended with 0. If not, its messages, read at the helper's end, must explain why."""
     sockets: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -55,19 +58,20 @@ def _stock_entry(record: bytes) -> Entry:
     return Entry(record[2:], b"", b"")
 
 
-def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, full: bool) -> Scan:
+def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, what: str, full: bool) -> Scan:
     """Read a helper's scan up to its end record; drop sockets, which tar cannot hold, and what `exclude` matches.
 
-    Raises CaptureFailed when the scan ends without its end record, or find reported a failure that names no path.
+    `what` is scanned, for messages. Raises CaptureFailed when the scan ends without its end record, or when find failed
+    without naming a path.
     """
     records = _read_records(readinto, RECORD_END if full else STOCK_RECORD_END)
     end = records.pop()
     if not end.startswith(b"end "):
-        raise CaptureFailed("the scan of the volume ended before its end", hint="Run drkit backup again.")
+        raise CaptureFailed(f"{what}: the scan broke off before its end", hint="Run drkit backup again.")
     if end != b"end 0" and not records:
-        raise CaptureFailed(f"find failed with status {end[4:].decode()}", hint="Run drkit helper probe.")
+        raise CaptureFailed(f"{what}: find failed with status {end[4:].decode()}", hint="Run drkit helper probe.")
     if full and any(record.count(b"\0") != 2 for record in records):
-        raise CaptureFailed("the scan of the volume is garbled", hint="Run drkit helper probe.")
+        raise CaptureFailed(f"{what}: the scan is garbled", hint="Run drkit helper probe.")
     scan = Scan(records, full, complete=end == b"end 0")
     records.sort()
     if full:
@@ -75,7 +79,7 @@ def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, full:
     if exclude:
         scan.records = list(_without(scan, exclude))
     if not scan.records or next(iter(scan)).path:
-        raise CaptureFailed("the scan of the volume did not report its root", hint="Run drkit helper probe.")
+        raise CaptureFailed(f"{what}: the scan did not report its root", hint="Run drkit helper probe.")
     return scan
 
 
@@ -86,7 +90,7 @@ def _read_records(readinto: Callable[[memoryview], int], end: bytes) -> list[byt
     while True:
         count = readinto(buffer)
         if not count:
-            return [*records, b""]  # `rest` is a record that was cut
+            return [*records, b""]  # `rest` was cut
         pieces = (rest + buffer[:count]).split(end)
         rest = pieces.pop()
         records += pieces
@@ -96,7 +100,7 @@ def _read_records(readinto: Callable[[memoryview], int], end: bytes) -> list[byt
 
 
 def _without(scan: Scan, exclude: Patterns) -> Iterator[bytes]:
-    # What holds something is a directory: of a stock helper's scan more is not known.
+    # A stock helper's scan does not tell types: whatever holds something is a directory.
     holding = set() if scan.full else {entry.path.rpartition(b"/")[0] for entry in scan}
     for record, entry in zip(scan.records, scan, strict=True):
         if not exclude.match(entry.path, directory=entry.stat[:1] == b"d" or entry.path in holding):

@@ -1,8 +1,8 @@
-"""Which paths of a volume: patterns in gitignore syntax, anchored at the volume's root. The only user of pathspec.
+"""Which paths: patterns in gitignore syntax, anchored at the root of what is captured. The only user of pathspec.
 
-pathspec turns a pattern into a regular expression that answers for files only, also for those below a directory that
-matches: it judges as git does when it lists files. A volume has directories too, and an empty one counts. So the rules
-by which git judges one path are here: the last pattern that matches the path itself decides, else its directory.
+pathspec makes a regular expression of a pattern, which matches files alone, those below a matching directory included:
+it decides as git does when it lists files. Here directories count too, even empty ones. So this module applies git's
+rules for a single path: the last pattern that matches the path itself decides; if none does, its directory decides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from drkit.errors import UsageError
 
-# A regular expression takes a newline for the end. No decoded path and no pattern can hold this lone surrogate.
+# Stands for a newline, which would match `$`. It is a lone surrogate that no decoded path and no pattern can hold.
 _NEWLINE = "\ud800"
 
 
@@ -23,7 +23,7 @@ class _Pattern(NamedTuple):
     directories_only: bool
 
     def names(self, text: str, *, directory: bool) -> bool:
-        """Whether it matches the path itself. pathspec marks a match of a directory above it by a named group."""
+        """Whether it matches the path itself: where a directory above it matches, pathspec fills a named group."""
         found = self.regex.search(text) if directory or not self.directories_only else None
         return found is not None and not any(found.groupdict().values())
 
@@ -40,9 +40,9 @@ class Patterns:
         return bool(self._patterns)
 
     def match(self, path: bytes, *, directory: bool) -> bool:
-        """Whether a path matches, or lies in a directory that did. Ask in bytewise path order: parents come first.
+        """Whether a path matches, or lies in a directory that did. Ask in bytewise path order, so parents come first.
 
-        As in git, nothing below a matched directory can be taken out again by a `!` pattern.
+        As in git, a `!` pattern cannot bring back what lies below a matched directory.
         """
         matched = path.rpartition(b"/")[0] in self._directories or self.match_alone(path, directory=directory)
         if matched and directory:
@@ -50,7 +50,7 @@ class Patterns:
         return matched
 
     def match_alone(self, path: bytes, *, directory: bool) -> bool:
-        """Whether a path itself matches: what lies in a matching directory does not. The root never does."""
+        """Whether a path itself matches. Lying in a matching directory does not count. The root never matches."""
         text = path.decode("utf-8", "surrogateescape").replace("\n", _NEWLINE)
         if text:
             for pattern in self._patterns:
@@ -60,14 +60,14 @@ class Patterns:
 
 
 def _compile(lines: Iterable[str]) -> list[_Pattern]:
-    from pathspec import GitIgnoreSpec  # most policies have no pattern, and it takes its time to load
+    from pathspec import GitIgnoreSpec  # 0.03 s to load, and most policies have no pattern
     from pathspec.patterns.gitignore import GitIgnorePatternError
 
     compiled = []
     for line in lines:
-        # git cuts trailing blanks off unless a backslash stands before them.
+        # git strips trailing blanks unless a backslash stands before them.
         line = line if line.endswith("\\ ") else line.rstrip(" ")
-        # The slash at the end says no more than "directories", and anchors nothing.
+        # A slash at the end only says "directories"; it does not anchor the pattern.
         body = line.rstrip("/")
         directories_only = body != line and body not in ("", "!")
         try:

@@ -1,4 +1,4 @@
-"""Which members of a tree a restore writes: all, or those that patterns choose, with what they cannot do without."""
+"""Which members of a tree a restore writes: all of them, or those that patterns choose and what these depend on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drkit.repository.format.tree import Member
 
 
 class Selected(NamedTuple):
-    """A member to write, under `path` and as a link to `leader`: they differ from the member's own only in subsets."""
+    """A member to write, under `path` and as a link to `leader`. In a subset they may differ from the member's own."""
 
     member: Member
     path: bytes
@@ -27,17 +27,17 @@ class Selected(NamedTuple):
 class Selection:
     """A subset of a tree. Parent directories come along with their recorded metadata.
 
-    A hard link whose content lies with a member that was not selected takes over that content: the first such link in
-    order is written in place of its leader, the others link to it.
+    If the leader of hard links is not selected, the first selected link to it becomes its heir: it is written with the
+    leader's content, and the other selected links link to it.
     """
 
     paths: frozenset[bytes]
     heirs: dict[bytes, bytes] = field(default_factory=dict)
-    """Path of a leader that is not selected -> path of the first selected link to it."""
+    """Path of a leader that is not selected -> path of its heir."""
 
 
 def select_members(members: Iterable[Member], patterns: Patterns) -> Selection:
-    """Choose the members that match. An empty selection means that nothing matched."""
+    """Choose the members that match. The selection is empty when none does."""
     chosen: dict[bytes, bytes] = {}
     for member in members:
         if patterns.match(member.path, directory=member.type == "d"):
@@ -53,7 +53,7 @@ def select_members(members: Iterable[Member], patterns: Patterns) -> Selection:
 
 
 def selected_members(members: Callable[[], Iterable[Member]], selection: Selection | None) -> Iterator[Selected]:
-    """Yield what a restore writes, in bytewise path order; all members without a selection."""
+    """Yield what a restore writes, in bytewise path order: all members where `selection` is None."""
     leaders: dict[bytes, Member] = {}
     for member in members():
         if selection is None:

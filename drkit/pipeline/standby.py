@@ -12,43 +12,38 @@ from drkit.engine.helper.process import HelperProcess
 
 
 class StandBy:
-    """Has the helper of the next volume ready while one is at work.
+    """Has the helper of the next target ready while one is at work.
 
-    `start(volume)` must return a held helper. A context manager: what was not taken is ended on leaving.
+    `start(name)` must return a held helper, see `begun`. A context manager: leaving it ends the helper that was not
+    taken.
     """
 
-    def __init__(self, start: Callable[[str], HelperProcess], volumes: Sequence[str]) -> None:
+    def __init__(self, start: Callable[[str], HelperProcess], names: Sequence[str]) -> None:
         self._start = start
-        self._volumes = deque(volumes)
+        self._names = deque(names)
         self._ready: tuple[str, Future[HelperProcess]] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="drkit-standby")
         self._start_next()
 
-    def take(self, volume: str) -> HelperProcess:
-        """Return the helper of a volume, begun; the caller ends it. Volumes are taken in order, some may be left out.
+    def take(self, name: str) -> HelperProcess:
+        """Return the helper of a target, begun; the caller ends it. Raises whatever starting it raised.
 
-        Raises whatever starting it raised.
+        Helpers are taken in the order of `names`. Those passed over are ended.
         """
-        while self._ready is not None and self._ready[0] != volume:
+        while self._ready is not None and self._ready[0] != name:
             self._discard()
             self._start_next()
         if self._ready is None:
-            raise ValueError(f"volume {volume} is not among those left")
+            raise ValueError(f"{name} is not among those left")
         _, starting = self._ready
         self._ready = None
         self._start_next()
-        process = starting.result()
-        try:
-            process.write(b"\n")
-        except BaseException:
-            process.close()
-            raise
-        return process
+        return begun(starting.result())
 
     def _start_next(self) -> None:
-        if self._volumes:
-            volume = self._volumes.popleft()
-            self._ready = volume, self._executor.submit(self._start, volume)
+        if self._names:
+            name = self._names.popleft()
+            self._ready = name, self._executor.submit(self._start, name)
 
     def _discard(self) -> None:
         if self._ready is not None:
@@ -65,3 +60,13 @@ class StandBy:
     ) -> None:
         self._discard()
         self._executor.shutdown()
+
+
+def begun(process: HelperProcess) -> HelperProcess:
+    """Tell a held helper to begin, and return it. One that cannot be told is ended."""
+    try:
+        process.write(b"\n")
+    except BaseException:
+        process.close()
+        raise
+    return process

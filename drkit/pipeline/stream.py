@@ -1,4 +1,4 @@
-"""Reading a tar stream once: framed into members, digested, and, for a capture, cut into chunks. Bounded memory."""
+"""Reading a tar stream once, in bounded memory: framed into members, digested and, for a capture, cut into chunks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from drkit.repository.format.tree import EXTENT
 ReadInto = Callable[[memoryview], int]
 PutChunk = Callable[[bytes], bytes]
 Progress = Callable[[int], None]
-"""Told the bytes that have passed since it was told last."""
+"""Told how many bytes were read since the last call."""
 
 BUFFER_SIZE = 9 * 1024 * 1024
 
 
 class StreamMember(NamedTuple):
-    """A member as it came. `extents` is empty when the stream is not chunked, `headers` unless the stream is split."""
+    """A member as it came. `extents` is empty unless the stream is chunked, `headers` unless it is split."""
 
     frame: Frame
     digest: bytes
@@ -46,14 +46,15 @@ class _Chunk(NamedTuple):
 
 
 _Waiting = tuple[Frame, bytes, bytes]
-"""A member that is not chunked yet: frame, digest, headers."""
+"""A member whose bytes are not all chunked yet: frame, digest, headers."""
 
 
 class MemberStream:
-    """Iterate once for the members of a tar stream, in order.
+    """The members of a tar stream, in order. Iterate over it once.
 
-    After the last one the whole stream was read; `ended` tells whether its end marker was seen. With `split`, digests
-    cover the content without the headers, and the headers are kept: for comparing members that are not equal bytes.
+    After the last member the whole stream has been read, and `ended` tells whether its end marker was seen. With
+    `split`, digests cover the content without the headers, and members carry their headers: for comparing members whose
+    bytes differ. Raises CaptureFailed for bytes that are not a tar stream.
     """
 
     def __init__(
@@ -95,7 +96,10 @@ class MemberStream:
                 self._slide()
 
     def _fill(self) -> bool:
-        """Read more; whether that was all. To cut chunks a full buffer, else what there is: more comes meanwhile."""
+        """Read more, and return whether that was all.
+
+        Cutting chunks needs a full buffer. Otherwise take what there is, so that digesting goes on while more arrives.
+        """
         while self._filled < BUFFER_SIZE:
             count = self._readinto(self._buffer[self._filled :])
             if not count:
@@ -107,7 +111,7 @@ class MemberStream:
         return False
 
     def _cut(self, put_chunk: PutChunk, final: bool) -> None:
-        """Chunk what has arrived, but not the end marker and its padding, which would fill a small volume's chunk."""
+        """Chunk what has arrived, without the end marker and its padding, which would fill a small target's chunk."""
         end = self._members_end if self._framer.ended else min(self._framer.next, self._base + self._filled)
         if end <= self._chunked:
             return
@@ -120,7 +124,10 @@ class MemberStream:
             start += length
 
     def _digest(self, seen: int, beside: Executor) -> None:
-        """Digest what has arrived since `filled` was `seen`; the start of a member that goes on `beside` the chunks."""
+        """Digest what has arrived since `_filled` was `seen`.
+
+        Of a member that goes on beyond the buffer, the part that is there is digested `beside` the chunking.
+        """
         base, view = self._base, self._buffer[: self._filled]
         end = base + self._filled
         if self._partial is not None:
@@ -151,7 +158,7 @@ class MemberStream:
             self._hashing = beside.submit(hasher.update, data)
 
     def _complete(self) -> Iterator[StreamMember]:
-        """Yield the members that lie whole in what is chunked."""
+        """Yield the members whose bytes are all chunked."""
         waiting = self._waiting
         if self._put_chunk is None:
             while waiting:
@@ -178,7 +185,7 @@ class MemberStream:
         return b"".join(packed)
 
     def _slide(self) -> None:
-        """Keep the bytes that are not chunked yet, or that belong to an unfinished header."""
+        """Move to the buffer's start what is not chunked yet, or belongs to a header that is not all there."""
         end = self._base + self._filled
         keep = min(self._framer.next, end)
         if self._framer.ended:
@@ -193,7 +200,7 @@ class MemberStream:
 
 
 def watched(readinto: ReadInto, progress: Progress) -> ReadInto:
-    """Return `readinto` with every read told to `progress`."""
+    """Return a `readinto` that tells `progress` how much each read gave."""
 
     def read(buffer: memoryview) -> int:
         count = readinto(buffer)

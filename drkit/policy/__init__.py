@@ -8,19 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from drkit.errors import PolicyError, reason
+from drkit.policy.helper import HelperSettings
 from drkit.policy.load import load_policy, parse_policy
-from drkit.policy.schema import (
-    HelperSettings,
-    ImageTarget,
-    Mirror,
-    Place,
-    Policy,
-    Protect,
-    RepositoryPlace,
-    Retention,
-    VolumeTarget,
-    json_schema,
-)
+from drkit.policy.place import Mirror, Place, RepositoryPlace
+from drkit.policy.protect import ImageTarget, Protect, VolumeTarget
+from drkit.policy.retention import Retention
+from drkit.policy.schema import Policy, json_schema
 
 __all__ = [
     "HelperSettings",
@@ -43,14 +36,14 @@ DIRECTORY = Path("/etc/drkit/policies")
 
 
 def example_text() -> str:
-    """A commented policy with every key, which loads as it is."""
+    """Return a commented policy that shows every key and loads unchanged."""
     return files("drkit.policy").joinpath("example.yaml").read_text(encoding="utf-8")
 
 
 def find_policies(directory: Path = DIRECTORY, environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """Where policies are when no file is given: $DRKIT_POLICY, else `*.yaml` in the directory, by name.
+    """Return the policies to use when no file is given: $DRKIT_POLICY, else each `*.yaml` in the directory, by name.
 
-    Empty where there is none. Raises PolicyError where the directory cannot be read.
+    A missing directory has none. Raises PolicyError if the directory cannot be read.
     """
     if named := environ.get("DRKIT_POLICY"):
         return [Path(named)]
@@ -60,5 +53,5 @@ def find_policies(directory: Path = DIRECTORY, environ: Mapping[str, str] = os.e
         return []
     except OSError as error:
         raise PolicyError(
-            f"cannot list policies in {directory}: {reason(error)}", hint="Give the file of the policy with --policy."
+            f"cannot list policies in {directory}: {reason(error)}", hint="Name the policy file with --policy."
         ) from None

@@ -1,4 +1,4 @@
-"""Durations as a policy writes them: one whole number and one unit, such as `24h`."""
+"""Durations as people write them: a whole number and a unit, such as `24h`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS = {
 
 
 def parse_duration(text: str) -> timedelta:
-    """Raises ValueError. Zero and months are refused: the one says nothing, the other has no fixed length."""
+    """Raises ValueError. Zero is refused because it means nothing, and months because their length varies."""
     if not re.fullmatch(PATTERN, text, re.ASCII):
         raise ValueError(f"expected {EXPECTED}")
     return int(text[:-1]) * _UNITS[text[-1]]

@@ -1,4 +1,4 @@
-"""From a policy file to a policy, or to every problem in it with its line. The only importer of yaml."""
+"""Load a policy file, or list every problem in it with its line. The only module that imports yaml."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from drkit.policy.problem import Key, Problem, describe, key_path, quote
 from drkit.policy.schema import Policy, check
 
 MAX_BYTES = 1 << 20
-_MAX_VALUES = 10_000  # also after expanding aliases, so that a few lines cannot become gigabytes
+_MAX_VALUES = 10_000  # with aliases expanded, so that a few lines cannot become gigabytes
 _MAX_DEPTH = 32
 _HINT = "See `drkit policy example` for a policy with every key, and `drkit policy schema` for its JSON Schema."
 
 
 def load_policy(path: Path | str) -> Policy:
-    """Raises PolicyError that lists all problems, one a line as `file:line: key: what is wrong; expected ...`."""
+    """Raises PolicyError that has a line for each problem: `file:line: key: what is wrong; expected ...`."""
     return parse_policy(_read(Path(path)), Path(path))
 
 
 def parse_policy(text: str, path: Path) -> Policy:
-    """Make a policy of a text; `path` names it in messages, and relative paths in it are relative to that file."""
+    """Like load_policy, from the text. Messages name `path`, and relative paths in it start from its directory."""
     document = _parse(text, path)
     if not isinstance(document.value, dict):
         what = f"found {describe(document.value)}; expected a mapping that starts with version: 1"
@@ -51,13 +51,13 @@ class _Document(NamedTuple):
     unread: set[Key]
 
     def line(self, where: Key) -> int:
-        """The line of a key, or of the mapping that lacks it."""
+        """Return the line of a key, or of the mapping that lacks it."""
         while where and where not in self.lines:
             where = where[:-1]
         return self.lines.get(where, 1)
 
     def is_unread(self, where: Key) -> bool:
-        """Whether YAML already found something wrong there, so that what else seems wrong only follows from it."""
+        """Whether the YAML could not be read there, so that any other problem there only follows from that."""
         return any(where[:length] in self.unread for length in range(len(where) + 1))
 
 
@@ -67,7 +67,7 @@ def _error(path: Path, document: _Document, problems: list[Problem]) -> PolicyEr
     lines = []
     for line, problem in dict.fromkeys(located):
         where = f"{key_path(problem.where)}: " if problem.where else ""
-        first = f" (first in line {document.line(problem.first)})" if problem.first else ""
+        first = f" (first on line {document.line(problem.first)})" if problem.first else ""
         lines.append(f"{path}:{line}: {where}{problem.what}{first}")
     return PolicyError("\n".join(lines), hint=_HINT)
 
@@ -82,12 +82,12 @@ def _read(path: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError(
             f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8; expected a text file",
-            hint="Save the file as UTF-8, without anything binary in it.",
+            hint="Save the file as UTF-8 text.",
         ) from None
 
 
 def _read_bytes(path: Path) -> bytes:
-    """The file, but not more than one byte beyond the limit."""
+    """Read the file, but at most one byte more than the limit."""
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -104,11 +104,11 @@ def _read_bytes(path: Path) -> bytes:
         raise _unreadable(path, "not a path") from None
 
 
-def _unreadable(path: Path, reason: str) -> PolicyError:
+def _unreadable(path: Path, why: str) -> PolicyError:
     shown = str(path).replace("\0", "\\0")
     return PolicyError(
-        f"cannot read policy {shown}: {reason}",
-        hint="Give the file of the policy with --policy, or write one that starts from `drkit policy example`.",
+        f"cannot read policy {shown}: {why}",
+        hint="Name the policy file with --policy, or start one from `drkit policy example`.",
     )
 
 
@@ -127,7 +127,7 @@ def _parse(text: str, path: Path) -> _Document:
         line = text.count("\n", 0, error.position) + 1
         raise _syntax_error(path, line, f"character U+{ord(text[error.position]):04X} is not allowed") from None
     except (ValueError, OverflowError):
-        # PyYAML lets these through, for escapes and version numbers that are out of range.
+        # PyYAML does not catch these for escapes and version numbers that are out of range.
         raise _syntax_error(path, loader.line + 1, "a number is out of range") from None
     converter = _Converter()
     value = converter.convert(root, ()) if root is not None else None
@@ -142,7 +142,7 @@ def _syntax_error(path: Path, line: int, problem: str) -> PolicyError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only, bounded in number and depth; plain scalars mean what YAML 1.2 says.
+    """Composes nodes only, up to a limit of number and depth. Plain scalars mean what they mean in YAML 1.2.
 
     YAML 1.1 would read `on` and `no` as booleans, `1:30` as ninety and dates as dates.
     """
@@ -180,7 +180,7 @@ for _tag, _pattern in _SCALARS.items():
 
 
 class _Converter:
-    """Turns nodes into plain values; notes the line of every key, and problems where the nodes are not plain."""
+    """Turns nodes into plain values. Notes the line of every key, and a problem for every node that is not plain."""
 
     def __init__(self) -> None:
         self.lines: dict[Key, int] = {}
@@ -194,11 +194,11 @@ class _Converter:
         self._values += 1
         if self._values > _MAX_VALUES:
             if self._values == _MAX_VALUES + 1:
-                self._refuse(node, where, f"aliases make more than {_MAX_VALUES} values; expected them written out")
+                self._refuse(node, where, f"aliases expand to more than {_MAX_VALUES} values; expected fewer")
             self.unread.add(where)
             return None
         if id(node) in self._open:
-            self._refuse(node, where, "an alias that contains itself; expected it written out")
+            self._refuse(node, where, "an alias that contains itself; expected plain YAML")
             return None
         self._open.add(id(node))
         try:
@@ -222,11 +222,11 @@ class _Converter:
                 or key_node.tag != f"{_TAG}str"
                 or _SURROGATE.search(key_node.value)
             ):
-                self._note(key_node, where, "a key that is no text; expected a plain word")
+                self._note(key_node, where, "a key that is not text; expected a plain word")
                 continue
             place = (*where, key_node.value)
             if key_node.value in mapping:
-                self._note(key_node, place, f"given twice, first in line {self.lines[place]}; expected every key once")
+                self._note(key_node, place, f"given twice, first on line {self.lines[place]}; expected each key once")
                 continue
             self.lines[place] = _line(key_node)
             mapping[key_node.value] = self.convert(value_node, place)

@@ -1,4 +1,4 @@
-"""One thing that is wrong with a policy, at one key, in words that are safe to print."""
+"""A problem in a policy: where it is and what is wrong there, in words that are safe to print."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SECRET = re.compile(r"AGE-SECRET-KEY-", re.IGNORECASE)
 class Problem(NamedTuple):
     where: Key
     what: str  # "...; expected ..."
-    first: Key | None = None  # the place that this one repeats
+    first: Key | None = None  # the key that this one repeats
 
 
 def key_path(where: Key) -> str:
-    """`protect.volumes[0].name`; what is no plain word is quoted."""
+    """`protect.volumes[0].name`; a key that is not a plain word is quoted."""
     path = ""
     for key in where:
         if isinstance(key, int):
@@ -31,7 +31,7 @@ def key_path(where: Key) -> str:
 
 
 def describe(value: object) -> str:
-    """A value as its writer would recognise it, but no secret, no control character and no novel."""
+    """Describe a value so that its author recognises it, without secrets, control characters or long texts."""
     match value:
         case None:
             return "nothing"
@@ -47,12 +47,12 @@ def describe(value: object) -> str:
 
 
 def is_secret(text: str) -> bool:
-    """Whether somebody pasted a key where its file belongs: then no message may repeat the text."""
+    """Whether the text is a private key, pasted where its file should be named. No message may repeat it."""
     return bool(_SECRET.search(text))
 
 
 def quote(text: str) -> str:
-    """Between double quotes, on one line, in ASCII."""
+    """The text in double quotes, on one line, in ASCII."""
     return json.dumps(shorten(text))
 
 

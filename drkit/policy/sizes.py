@@ -9,7 +9,7 @@ EXPECTED = "a size such as 500MB, 20MiB or 4G"
 
 
 def parse_size(text: str) -> int:
-    """Return bytes. Raises ValueError. Zero is a size: it forbids what it limits."""
+    """Return bytes. Raises ValueError. Zero is allowed: a limit of zero forbids what it limits."""
     text = text.strip()
     if not re.fullmatch(PATTERN, text, re.ASCII):
         raise ValueError(f"expected {EXPECTED}")

@@ -1,19 +1,33 @@
-"""The values that a policy is made of: each checks one scalar and says what it expected. No I/O, no pydantic."""
+"""How the types of a policy's values are declared, and the types that several sections share.
+
+A type is declared once: what it accepts, as a pattern and in words. Its JSON Schema follows from that:
+
+    Region = Annotated[str, matching(r"[a-z0-9-]+", "an S3 region such as eu-central-1")]
+
+A type that only one section uses is declared in that section's module.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import zoneinfo
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema
 
 from drkit.policy import durations, sizes
 from drkit.policy.problem import is_secret, quote
 
+_LONGEST = 1024  # a text longer than any pattern allows
+
 
 class Unexpected(ValueError):
-    """A value that does not fit. `found` says what is wrong with it where the value alone does not show it."""
+    """A value that does not fit. `found` says what is wrong with it if the value alone does not show that."""
 
     def __init__(self, expected: str, found: str | None = None) -> None:
         super().__init__(expected)
@@ -21,143 +35,63 @@ class Unexpected(ValueError):
         self.found = found
 
 
-NAME = r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?"
-HOST = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?"
-VOLUME_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}"
-VOLUME_GLOB = r"[a-zA-Z0-9_.*?\[\]!-]{1,255}"
-STORAGE_CLASS = r"[A-Z][A-Z0-9_]{0,62}"
-PROFILE = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}"
-KMS_KEY = r"[A-Za-z0-9][A-Za-z0-9:/_.-]{0,511}"
-ADDRESSING = ("auto", "path", "virtual")
-ENCRYPTION = ("sse-s3", "kms")
-LOCK_MODES = ("governance", "compliance")
-TIMEZONE = r"[A-Za-z][A-Za-z0-9_+/-]{0,63}"
-REGION = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+@dataclass(frozen=True, eq=False)  # typing hashes what is in Annotated
+class Value:
+    """The part of `Annotated[type, Value(...)]` that tells pydantic what to accept."""
 
-# The grammar of the Docker distribution project, without its limits of length.
-_DOMAIN = (
-    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
-)
-_COMPONENT = r"[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
-IMAGE_REF = (
-    rf"(?:{_DOMAIN}(?::[0-9]{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
-    r"(?::[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
-_TAG_OR_DIGEST = re.compile(r":[^/@]*$|@")
+    check: Callable[..., object]
+    """Called with what the YAML says and, if it takes two arguments, a ValidationInfo. Raises Unexpected."""
+    json_schema: dict[str, Any]
 
-_LONGEST = 1024  # of what is matched against a pattern: longer than any of them allows
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return BeforeValidator(self.check).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.json_schema.copy()
 
 
-def _matching(value: object, pattern: str, expected: str) -> str:
+def matching(pattern: str, expected: str) -> Value:
+    """A text that matches the whole pattern; `expected` says in words what that is."""
+    return Value(lambda value: matched(value, pattern, expected), text(pattern))
+
+
+def one_of(*choices: str) -> Value:
+    """One of these plain words."""
+    return matching("|".join(choices), f"one of {', '.join(choices)}")
+
+
+def matched(value: object, pattern: str, expected: str) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST or not re.fullmatch(pattern, value, re.ASCII):
         raise Unexpected(expected)
     return value
 
 
-def version(value: object) -> int:
-    if type(value) is not int or value != 1:  # True equals 1
-        raise Unexpected("the number 1")
-    return value
+def text(pattern: str) -> dict[str, Any]:
+    """The JSON Schema of a text that matches the whole pattern."""
+    return {"type": "string", "pattern": f"^({pattern})$"}
 
 
-def name(value: object) -> str:
-    return _matching(value, NAME, "a name of at most 63 lower-case letters, digits, '.', '_' and '-'")
+SOME_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 
 
-def timezone(value: object) -> str:
-    expected = "the name of a time zone such as UTC or Europe/Berlin"
-    zone = _matching(value, TIMEZONE, expected)
-    try:
-        zoneinfo.ZoneInfo(zone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise Unexpected(f"{expected} that this host knows") from None
-    return zone
+def policy_directory(info: ValidationInfo) -> Path:
+    """What relative paths are relative to."""
+    assert isinstance(info.context, Path)  # see schema.check
+    return info.context
 
 
-def host(value: object) -> str:
-    return _matching(value, HOST, "a host name of letters, digits, '.', '_' and '-'")
-
-
-def volume_name(value: object) -> str:
-    expected = "the name of a Docker volume: two or more letters, digits, '_', '.' and '-', the first a letter or digit"
-    if isinstance(value, str) and re.search(r"[*?\[]", value):
-        raise Unexpected(f"{expected} (write a pattern as 'match')")
-    return _matching(value, VOLUME_NAME, expected)
-
-
-def volume_glob(value: object) -> str:
-    glob = _matching(value, VOLUME_GLOB, "a pattern of volume names such as 'media_*', with *, ? and [...]")
-    if re.search(r"\[(?!(?:!.|[^!])[^\]]*\])", glob):
-        raise Unexpected("a pattern of volume names such as 'media_*'", f"{quote(glob)}, where a [ is not closed")
-    return glob
-
-
-def matches(glob: str, volume: str) -> bool:
-    return fnmatch.fnmatchcase(volume, glob)
-
-
-def image_ref(value: object) -> str:
-    expected = "an image reference such as postgres:15 or registry.example.com/shop/api@sha256:..."
-    return _matching(value, IMAGE_REF, expected)
-
-
-def with_default_tag(ref: str) -> str:
-    """The reference that the engine makes of it, to tell whether two are the same."""
-    return ref if _TAG_OR_DIGEST.search(ref) else f"{ref}:latest"
-
-
-def helper_image(value: object) -> str:
-    if value == "auto":
-        return "auto"
-    try:
-        return image_ref(value)
-    except Unexpected:
-        raise Unexpected("auto, or the reference of an image with BusyBox tar such as alpine:3.20") from None
-
-
-def exclude(value: object) -> str:
-    """One gitignore pattern. What would silently exclude nothing is refused."""
-    expected = "a pattern in .gitignore syntax such as '*.tmp' or 'cache/**'"
-    if not isinstance(value, str) or not value.strip() or re.search(r"[\0\r\n]", value):
-        raise Unexpected(expected)
-    if value.startswith("#"):
-        raise Unexpected(expected, f"{quote(value)}, which is a comment (write \\# for a name that starts with #)")
-    if re.fullmatch(r"!?/*\s*", value):
-        raise Unexpected(expected)
-    if re.search(r"(?<!\\)(\\\\)*\\$", value):
-        raise Unexpected(expected, f"{quote(value)}, which ends in the middle of an escape")
-    return value
-
-
-def count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise Unexpected("a whole number, 0 or more")
-    return value
-
-
-def duration(value: object) -> timedelta:
-    try:
-        return durations.parse_duration(value if isinstance(value, str) else "")
-    except ValueError:
-        raise Unexpected(durations.EXPECTED) from None
-
-
-def file_path(value: object, base: Path) -> Path:
-    return _path(value, base, "the path of a file")
-
-
-def _path(value: object, base: Path, expected: str) -> Path:
+def file_path(value: object, base: Path, expected: str = "the path of a file") -> Path:
     if isinstance(value, str) and is_secret(value):
         raise Unexpected(expected, "a secret key itself")
     if not isinstance(value, str) or not value or re.search(r"[\0\r\n]", value):
         raise Unexpected(expected)
     if value.startswith("~"):
-        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, where no shell expands the ~")
+        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, but no shell expands the ~ here")
     return base / value
 
 
-def command(value: object) -> tuple[str, ...]:
-    """A program, by its absolute path or found in PATH, and its arguments; no shell reads it."""
+def _command(value: object) -> tuple[str, ...]:
+    """A program, as an absolute path or a name in PATH, and its arguments. No shell reads them."""
     expected = "a list of a program and its arguments such as [pass, show, backup-key]"
     if (
         not isinstance(value, list)
@@ -172,69 +106,58 @@ def command(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def repository_url(value: object, base: Path) -> str:
-    """A directory becomes an absolute path; URLs stay as they are."""
-    expected = "a directory such as /var/backups/drkit, or s3://bucket/prefix"
-    if not isinstance(value, str) or "://" not in value:
-        if isinstance(value, str) and ":" in value.split("/")[0]:  # sftp:user@host:/path, as other tools write
-            raise Unexpected(expected)
-        return str(_path(value, base, expected))
-    _without_password(value, expected)
-    return _matching(value, r"(file://(localhost)?/|s3://[a-z0-9])[^\s\0?#]*", expected)
-
-
-def endpoint(value: object) -> str:
-    expected = "the address of an S3-compatible server such as https://s3.example.com:9000"
-    if not isinstance(value, str):
-        raise Unexpected(expected)
-    _without_password(value, expected)
-    return _matching(value, r"https?://[A-Za-z0-9.\[\]:-]+/?", expected)
-
-
-def region(value: object) -> str:
-    return _matching(value, REGION, "an S3 region such as eu-central-1")
-
-
-def addressing(value: object) -> str:
-    return _one_of(value, ADDRESSING)
-
-
-def encryption(value: object) -> str:
-    return _one_of(value, ENCRYPTION)
-
-
-def lock_mode(value: object) -> str:
-    return _one_of(value, LOCK_MODES)
-
-
-def _one_of(value: object, choices: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise Unexpected(f"one of {', '.join(choices)}")
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise Unexpected("a whole number, 0 or more")
     return value
 
 
-def storage_class(value: object) -> str:
-    return _matching(value, STORAGE_CLASS, "an S3 storage class such as STANDARD_IA")
-
-
-def profile(value: object) -> str:
-    return _matching(value, PROFILE, "the name of a profile in an AWS credentials file")
-
-
-def kms_key(value: object) -> str:
-    return _matching(value, KMS_KEY, "the id, alias or ARN of a KMS key")
-
-
-def size(value: object) -> int:
+def _duration(value: object) -> timedelta:
     try:
-        count = sizes.parse_size(value if isinstance(value, str) else "")
+        return durations.parse_duration(value if isinstance(value, str) else "")
+    except ValueError:
+        raise Unexpected(durations.EXPECTED) from None
+
+
+def _size(value: object) -> int:
+    try:
+        size = sizes.parse_size(value if isinstance(value, str) else "")
     except ValueError:
         raise Unexpected(sizes.EXPECTED) from None
-    if not count:
+    if not size:
         raise Unexpected(f"{sizes.EXPECTED}, more than nothing")
-    return count
+    return size
 
 
-def _without_password(url: str, expected: str) -> None:
-    if re.search(r"://[^/]*@", url):
-        raise Unexpected(f"{expected} (credentials come from files or the environment)", "a URL with a user name in it")
+_TIMEZONE = r"[A-Za-z][A-Za-z0-9_+/-]{0,63}"
+
+
+def _timezone(value: object) -> str:
+    expected = "the name of a time zone such as UTC or Europe/Berlin"
+    zone = matched(value, _TIMEZONE, expected)
+    try:
+        zoneinfo.ZoneInfo(zone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise Unexpected(f"{expected} that this host knows") from None
+    return zone
+
+
+# The grammar of the Docker distribution project, without its length limits.
+_DOMAIN = (
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
+)
+_COMPONENT = r"[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
+IMAGE_REF = (
+    rf"(?:{_DOMAIN}(?::[0-9]{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
+    r"(?::[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+
+Command = Annotated[tuple[str, ...], Value(_command, {"type": "array", "minItems": 1, "items": {"type": "string"}})]
+Count = Annotated[int, Value(_count, {"type": "integer", "minimum": 0})]
+Duration = Annotated[timedelta, Value(_duration, text(durations.PATTERN))]
+FilePath = Annotated[Path, Value(lambda value, info: file_path(value, policy_directory(info)), SOME_TEXT)]
+ImageRef = Annotated[
+    str, matching(IMAGE_REF, "an image reference such as postgres:15 or registry.example.com/shop/api@sha256:...")
+]
+Size = Annotated[int, Value(_size, text(sizes.PATTERN))]
+Timezone = Annotated[str, Value(_timezone, text(_TIMEZONE))]

@@ -1,28 +1,26 @@
-"""`check`: is the structure whole? Reads every object but the data chunks; the meta key is enough.
+"""`check`: is the structure whole? Reads every object except data chunks; the meta key is enough.
 
-`Damage` is also what verify reports: which object is wrong, how, and whom it hits.
+verify reports `Damage` too: which object is wrong, how, and what that hits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
-from drkit.events import Warned
+from drkit.events import LOGGED, Events, Warned
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.commit.session import get_session
 from drkit.repository.format.names import LOCKED_PREFIXES, display_path
-from drkit.repository.format.packs import check_pack_bytes, pack_id_or_none, pack_key, read_directory
+from drkit.repository.format.packs import pack_id_of, pack_key
 from drkit.repository.format.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member
-from drkit.repository.index import ATTEMPTS, Index, get_raw_index, index_keys, read_all, stored_packs
+from drkit.repository.index import ATTEMPTS, Index, index_keys, read_index
 from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap
+from drkit.repository.pack_reader import PacksRead, read_directories, read_packs, stored_packs
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
-from drkit.storage import foreign_files
-from drkit.storage.base import Storage
 
 FILES_NAMED = 1000
 _PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks", "proofs", "program")
@@ -52,15 +50,23 @@ class Report:
     bytes: int = 0
     findings: dict[str, Damage] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
-    """What is worth knowing and harms nothing, by object: unfinished work, files that are no part of the repository."""
-
-    def found(self, object_name: str, problem: str) -> Damage:
-        """Return the finding about an object, made on first sight: the first problem of an object is the one told."""
-        return self.findings.setdefault(object_name, Damage(object_name, problem))
-
+    """Harmless facts worth knowing, by object: unfinished work, files that are not part of the repository."""
     seed: str | None = None
     """What chooses the same packs again, where only some were read."""
     warnings: list[Warned] = field(default_factory=list)
+
+    def found(self, object_name: str, problem: str) -> Damage:
+        """Return the finding about an object, made on first sight: only the first problem of an object is reported."""
+        return self.findings.setdefault(object_name, Damage(object_name, problem))
+
+    def include(self, other: Report) -> None:
+        """Add the findings of another report."""
+        for each in other.findings.values():
+            ours = self.found(each.object, each.problem)
+            if ours is not each:
+                ours.snapshots += [name for name in each.snapshots if name not in ours.snapshots]
+                known = set(ours.files)
+                ours.files = [*ours.files, *(name for name in each.files if name not in known)][:FILES_NAMED]
 
     @property
     def ok(self) -> bool:
@@ -80,16 +86,19 @@ class Report:
 
 @dataclass(frozen=True)
 class _Structure:
-    """Where chunks lie, by what can be said of them. What hits a chunk is named by the storage key of its finding."""
+    """Where chunks lie, and whether they can be read there.
+
+    What a chunk that cannot be read hits is named in the finding about the object to blame.
+    """
 
     whole: Index
     """Chunks in packs that look whole."""
     lost: Index
     """Chunks that the index places in packs that are missing or damaged."""
     damaged_index: list[str]
-    """Index objects that cannot be read: chunks that no other one places are theirs."""
+    """Index objects that cannot be read: they are to blame for chunks that no other one places."""
     lost_keys: dict[bytes, str]
-    """Data keys without a wrap that is whole, and where it would be."""
+    """Data keys of which no wrap is whole, and where one would be."""
 
     def problem(self, chunk_id: bytes) -> tuple[str, str] | None:
         """The object that is to blame when a chunk cannot be read, and why; None when it can."""
@@ -105,30 +114,37 @@ class _Structure:
         return f"chunk {chunk_id.hex()}", "in no index"
 
 
-def check_repository(repository: Repository, damaged: Iterable[IntegrityError] = ()) -> Report:
+def check_repository(repository: Repository, read: PacksRead | None = None) -> Report:
     """Check keys, index, packs' presence and directories, trees, snapshot records, sessions and marks. Changes nothing.
 
-    `damaged` is what has been found wrong with packs before: the snapshots and files that it hits are named too. Where
-    a prune changes the index meanwhile and something seems to be wrong, all is looked at again.
+    `read` tells of packs that were read whole before: they are not read again, and the snapshots and files that the
+    damaged ones hit are named too. If something seems wrong and a prune changed the index meanwhile, all is checked
+    again.
     """
-    known = list(damaged)
     for _ in range(ATTEMPTS):
         before = index_keys(repository.storage)
-        report = _check_once(repository, known)
+        report = _check_once(repository, read or PacksRead())
         if report.ok or index_keys(repository.storage) == before:
             break
         repository.reload_index()
     return report
 
 
-def _check_once(repository: Repository, damaged: list[IntegrityError]) -> Report:
-    report = Report(objects=1)  # config was read, and authenticated, when the repository was opened
-    for error in damaged:
+def check_packs(repository: Repository, events: Events = LOGGED) -> Report:
+    """Check the structure, and compare every pack with the hash that it is named after. Needs no identity."""
+    read = PacksRead()
+    for pack in read_packs(repository.storage, repository.objects, stored_packs(repository.storage)):
+        read.add(pack)
+        events.progress("check", len(pack.body))
+    return check_repository(repository, read)
+
+
+def _check_once(repository: Repository, read: PacksRead) -> Report:
+    report = Report(objects=1, bytes=read.bytes)  # config was authenticated when the repository was opened
+    for error in read.damaged:
         report.found(error.object_name, error.message)
     whole_keys = _check_keys(repository, report)
-    packs = _check_packs(repository, report)
-    for error in damaged:
-        packs.pop(pack_id_or_none(error.object_name) or b"", None)
+    packs = _check_packs(repository, report, read)
     structure = _check_index(repository, report, packs, whole_keys)
     for proof in read_proofs(repository):
         report.objects += 1
@@ -143,25 +159,7 @@ def _check_once(repository: Repository, damaged: list[IntegrityError]) -> Report
             for target in stored_trees(record):
                 _check_target(report, reader, structure, record, target)
     _check_unfinished(repository, report)
-    return report
-
-
-def check_pack_bytes_of(storage: Storage, pack_ids: Iterable[bytes], progress: Callable[[int], None]) -> Report:
-    """Read packs whole and compare each with the hash that it is named after. Needs no key."""
-    report = Report()
-    for pack_id in pack_ids:
-        key = pack_key(pack_id)
-        try:
-            body = storage.get(key)
-        except ObjectNotFound:
-            continue  # a prune removed it since the listing
-        report.objects += 1
-        report.bytes += len(body)
-        try:
-            check_pack_bytes(pack_id, body)
-        except IntegrityError as error:
-            report.found(key, error.message)
-        progress(len(body))
+    _check_shadowed(repository, report)
     return report
 
 
@@ -178,7 +176,7 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
         try:
             get_wrap(repository.storage, info.key)
         except ObjectNotFound:
-            continue  # a prune removed it since the listing
+            continue  # a prune deleted it since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
         else:
@@ -186,40 +184,37 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
     return whole
 
 
-def _check_packs(repository: Repository, report: Report) -> dict[bytes, int]:
-    """Return the sizes of the packs whose directory is whole."""
-    packs: dict[bytes, int] = {}
-    for pack_id, size in stored_packs(repository.storage).items():
-        report.objects += 1
-        try:
-            read_directory(repository.storage, repository.objects, pack_id)
-        except ObjectNotFound:
-            continue  # a prune removed it since the listing; whether it is missed shows below
-        except IntegrityError as error:
-            report.found(pack_key(pack_id), error.message)
+def _check_packs(repository: Repository, report: Report, read: PacksRead) -> dict[bytes, int]:
+    """Return the sizes of the packs whose directory is whole. One that is gone is missed only if something needs it."""
+    stored = stored_packs(repository.storage)
+    report.objects += len(stored)
+    packs = {pack_id: size for pack_id, size in read.whole.items() if pack_id in stored}
+    known = packs.keys() | {pack_id_of(error.object_name) for error in read.damaged}
+    unread = {pack_id: size for pack_id, size in stored.items() if pack_id not in known}
+    for pack_id, found in read_directories(repository.storage, repository.objects, unread):
+        if isinstance(found, IntegrityError):
+            report.found(pack_key(pack_id), found.message)
         else:
-            packs[pack_id] = size
+            packs[pack_id] = stored[pack_id]
     return packs
 
 
 def _check_index(repository: Repository, report: Report, packs: dict[bytes, int], whole_keys: set[str]) -> _Structure:
     """Read the index, and compare it with the packs that are there."""
     structure = _Structure(Index(), Index(), [], {})
-    objects, damaged = read_all(
-        repository.storage, lambda key: get_raw_index(repository.storage, repository.objects, key)
-    )
+    objects, damaged = read_index(repository.storage, repository.objects)
     report.objects += len(objects) + len(damaged)
     for error in damaged:
         report.found(error.object_name, error.message)
         structure.damaged_index.append(error.object_name)
-    for raw in (raw for packs_listed in objects.values() for raw in packs_listed):
-        pack = raw.listing()
-        report.bytes += len(raw.entries)
+    for packed in (packed for packs_listed in objects.values() for packed in packs_listed):
+        pack = packed.listing()
+        report.bytes += len(packed.entries)
         size = packs.get(pack.pack_id)
         if size == pack.size:
             structure.whole.add(pack)
             continue
-        # That it is gone is damage only where something needs it: a run that was fenced lists what a prune removed.
+        # A missing pack is damage only if something needs it: a fenced run lists packs that a prune has deleted.
         structure.lost.add(pack)
         if size:
             report.found(pack_key(pack.pack_id), f"has {size} bytes, the index says {pack.size}")
@@ -232,48 +227,52 @@ def _check_index(repository: Repository, report: Report, packs: dict[bytes, int]
 
 
 def _check_unfinished(repository: Repository, report: Report) -> None:
-    """Read sessions and marks, which nothing that is stored depends on, and note what is no part of the repository."""
-    storage, sealer = repository.storage, repository.objects
-    for info in storage.list(""):
-        prefix, *rest = info.key.split("/")
-        if prefix not in _PREFIXES or (prefix == "packs" and pack_id_or_none(info.key) is None):
-            report.notes[info.key] = "no part of the repository"
+    """Read sessions and marks, which nothing that is stored depends on, and note what is not part of the repository."""
+    for info in repository.storage.list(""):
+        prefix = info.key.partition("/")[0]
+        if prefix not in _PREFIXES or (prefix == "packs" and pack_id_of(info.key) is None):
+            report.notes[info.key] = "not part of the repository"
+            continue
+        if prefix not in ("sessions", "marks"):
             continue
         try:
-            if prefix == "sessions":
-                session = get_session(storage, sealer, info.key)
-                what = "prune" if session.prune else "run"
-                report.notes[info.key] = (
-                    f"{what} {rest[0]} of host {session.host} has not ended: it works, or was cut short; "
-                    "the next prune finds out"
-                )
-            elif prefix == "marks":
-                ids = get_mark(storage, sealer, info.key)
-                report.notes[info.key] = (
-                    f"prune {rest[0]} has condemned {len(ids)} objects and has not ended: it works, or was cut short; "
-                    "the next prune finds out"
-                )
-            else:
-                continue
+            report.notes[info.key] = f"{_unfinished(repository, info.key)}; the next prune finds out"
             report.objects += 1
         except ObjectNotFound:
             continue  # ended since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
-    for key, how in storage.shadowed_objects():
-        # A marker is also what a delete leaves with credentials that may do no more; over locked objects it never is.
-        if key.startswith(LOCKED_PREFIXES) and (storage.locks or how.startswith("written over")):
-            report.found(key, f"{how}; --as-of a time before reads what was there")
-        elif key.startswith(LOCKED_PREFIXES):
+    for path in repository.storage.foreign_files():
+        report.notes[path] = "not part of the repository"
+
+
+def _unfinished(repository: Repository, key: str) -> str:
+    """Tell what left a session or mark. Raises IntegrityError, ObjectNotFound."""
+    run_id = key.split("/")[1]
+    if key.startswith("marks/"):
+        count = len(get_mark(repository.storage, repository.objects, key))
+        return f"prune {run_id} has condemned {count} objects and has not ended: it is at work, or was cut short"
+    session = get_session(repository.storage, repository.objects, key)
+    what = "prune" if session.prune else "run"
+    return f"{what} {run_id} of host {session.host} has not ended: it is at work, or was cut short"
+
+
+def _check_shadowed(repository: Repository, report: Report) -> None:
+    """Report objects that somebody hid or wrote over in a store that keeps versions."""
+    for key, how in repository.storage.shadowed_objects():
+        if not key.startswith(LOCKED_PREFIXES):
+            continue
+        # Credentials that may only hide objects leave delete markers too, but never over locked objects.
+        if repository.storage.traits.locks or how.startswith("written over"):
+            report.found(key, f"{how}; --as-of with an earlier time reads what was there")
+        else:
             report.notes[key] = how
-    for path in foreign_files(storage):
-        report.notes[path] = "no part of the repository"
 
 
 def _check_target(
     report: Report, reader: ChunkReader, structure: _Structure, snapshot: Snapshot, target: Target
 ) -> None:
-    """Read a target's tree, and see that every extent lies within a chunk whose pack is whole."""
+    """Read a target's tree, and check that every extent lies within a chunk whose pack is whole."""
     problems: dict[bytes, tuple[str, str] | None] = {}
     name = f"{target.kind} {target.name}"
     for chunk_id in tree_chunk_ids(target):

@@ -1,4 +1,4 @@
-"""One chunk: its name, its sealed form, and where a pack holds it."""
+"""One chunk: its name, and its sealed form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drkit.repository.format.sealing import Cipher
 from drkit.repository.keys.wraps import KeyRing, MetaKeys
 
 MAX_CHUNK_SIZE = 64 * 1024 * 1024
-"""Bytes, uncompressed: what a reader accepts. Writers cut at 4 MiB."""
+"""Bytes, uncompressed, that a reader accepts. Writers cut at 4 MiB."""
 
 
 class ChunkSealer:
@@ -22,8 +22,13 @@ class ChunkSealer:
         self._ciphers: dict[bytes, Cipher] = {}
 
     def chunk_id(self, data: bytes | memoryview, *, tree: bool) -> bytes:
-        """Name a chunk by its content, tree and data chunks under different keys: neither passes for the other."""
+        """Name a chunk by its content. Tree and data chunks have different keys: neither can pass for the other."""
         return keyed_digest(self._meta.tree_id if tree else self._meta.chunk_id, data)
+
+    def check_name(self, chunk_id: bytes, data: bytes, *, tree: bool) -> None:
+        """Raise IntegrityError unless this is the content that the chunk was named after."""
+        if self.chunk_id(data, tree=tree) != chunk_id:
+            raise IntegrityError(f"chunk {chunk_id.hex()} holds another content than its name says")
 
     def seal(self, chunk_id: bytes, data: bytes, key_id: bytes) -> bytearray:
         """Compress and seal a chunk, then open it again and compare: what is stored was proven readable."""
@@ -35,7 +40,10 @@ class ChunkSealer:
         return sealed
 
     def open(self, chunk_id: bytes, sealed: bytes | bytearray | memoryview, key_id: bytes, size: int) -> bytes:
-        """Return the chunk. Raises IntegrityError when the bytes are not what was sealed under this name and key."""
+        """Return the chunk. Raises IntegrityError unless the bytes were sealed under this name and key.
+
+        The content is not compared with the name: see check_name.
+        """
         if not 0 < size <= MAX_CHUNK_SIZE:
             raise IntegrityError(f"chunk {chunk_id.hex()} declares {size} bytes")
         data = decompress(self._cipher(key_id).open(sealed, self._associated(key_id, chunk_id)), limit=size)
@@ -44,7 +52,7 @@ class ChunkSealer:
         return data
 
     def is_sealed_with(self, key: bytes, key_id: bytes, chunk_id: bytes, sealed: bytes) -> bool:
-        """Whether this is the key of that id, told by a chunk under it."""
+        """Whether a chunk that was sealed under this key id opens with this key."""
         try:
             Cipher(key).open(sealed, self._associated(key_id, chunk_id))
         except IntegrityError:

@@ -1,8 +1,7 @@
-"""The index: which pack holds a chunk, and where. Index objects are only ever added; together they are the index."""
+"""The index: which pack holds a chunk, and where. Runs only add index objects; all of them together are the index."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -11,24 +10,18 @@ from secrets import randbelow
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
+from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import (
-    ENTRY,
-    PACK_PREFIX,
-    Entry,
-    decode_entries,
-    pack_id_or_none,
-    pack_key,
-    read_directory,
-)
+from drkit.repository.format.packs import ENTRY, Entry, decode_entries, pack_key
 from drkit.repository.keys.wraps import data_key_wraps, usable_keys
+from drkit.repository.pack_reader import read_directories, stored_packs
 from drkit.storage.base import Storage
 
 INDEX_PREFIX = "index/"
 MAX_ENTRIES = 100_000
-"""Entries in one index object: 6 MB before compression, so that reading an index is bounded in memory."""
+"""Entries in one index object: 6 MB before compression, so that reading an index takes bounded memory."""
 ATTEMPTS = 10
-"""How often a reading starts anew because a prune replaced what it read."""
+"""How often a reading starts again because a prune replaced what it read."""
 
 _PACK = struct.Struct("<32sII")
 _PLACE = struct.Struct("<IIIII")
@@ -54,24 +47,12 @@ class PackListing:
     size: int
     entries: list[Entry]
 
-
-def encode_packs(packs: Iterable[PackListing]) -> Iterator[bytes]:
-    """Yield payloads of index objects, each of at most MAX_ENTRIES chunks (a pack is never split)."""
-    payload, count = bytearray(), 0
-    for pack in packs:
-        if count and count + len(pack.entries) > MAX_ENTRIES:
-            yield bytes(payload)
-            payload, count = bytearray(), 0
-        payload += _PACK.pack(pack.pack_id, pack.size, len(pack.entries))
-        for entry in pack.entries:
-            payload += ENTRY.pack(*entry)
-        count += len(pack.entries)
-    if payload:
-        yield bytes(payload)
+    def packed(self) -> PackedListing:
+        return PackedListing(self.pack_id, self.size, b"".join(ENTRY.pack(*entry) for entry in self.entries))
 
 
-class RawPack(NamedTuple):
-    """A pack as an index object describes it, its entries still packed: 60 bytes a chunk instead of 400."""
+class PackedListing(NamedTuple):
+    """The same with its entries still packed: 60 bytes a chunk instead of 400."""
 
     pack_id: bytes
     size: int
@@ -80,8 +61,26 @@ class RawPack(NamedTuple):
     def listing(self) -> PackListing:
         return PackListing(self.pack_id, self.size, decode_entries(self.entries, source=pack_key(self.pack_id)))
 
+    @property
+    def chunks(self) -> int:
+        return len(self.entries) // ENTRY.size
 
-def split_packs(payload: bytes, *, source: str) -> Iterator[RawPack]:
+
+def encode_packs(packs: Iterable[PackedListing]) -> Iterator[bytes]:
+    """Yield payloads of index objects, each of at most MAX_ENTRIES chunks (but a pack is never split)."""
+    payload, count = bytearray(), 0
+    for pack in packs:
+        if count and count + pack.chunks > MAX_ENTRIES:
+            yield bytes(payload)
+            payload, count = bytearray(), 0
+        payload += _PACK.pack(pack.pack_id, pack.size, pack.chunks) + pack.entries
+        count += pack.chunks
+    if payload:
+        yield bytes(payload)
+
+
+def decode_packs(payload: bytes, *, source: str) -> Iterator[PackedListing]:
+    """Yield the packs in the payload of an index object. Raises IntegrityError naming `source`, its storage key."""
     position = 0
     while position < len(payload):
         try:
@@ -92,31 +91,47 @@ def split_packs(payload: bytes, *, source: str) -> Iterator[RawPack]:
         end = position + count * ENTRY.size
         if end > len(payload):
             raise IntegrityError(f"{source}: the index object ends within a pack", object_name=source)
-        yield RawPack(pack_id, size, payload[position:end])
+        yield PackedListing(pack_id, size, payload[position:end])
         position = end
 
 
-def decode_packs(payload: bytes, *, source: str) -> Iterator[PackListing]:
-    return (pack.listing() for pack in split_packs(payload, source=source))
-
-
-def put_index(storage: Storage, sealer: ObjectSealer, packs: Iterable[PackListing]) -> None:
+def put_index(storage: Storage, sealer: ObjectSealer, packs: Iterable[PackedListing]) -> None:
+    """Store index objects that list these packs; none where there are no packs."""
     for payload in encode_packs(packs):
         body = sealer.seal("index", b"", payload)
-        storage.put(INDEX_PREFIX + hashlib.sha256(body).hexdigest(), body)
+        storage.put(INDEX_PREFIX + content_name(body), body)
 
 
-def get_index(storage: Storage, sealer: ObjectSealer, key: str) -> list[PackListing]:
+class IndexBatch:
+    """Packs that wait to be listed in an index object: about MAX_ENTRIES chunks at most, which take 6 MB."""
+
+    def __init__(self, storage: Storage, sealer: ObjectSealer) -> None:
+        self._storage = storage
+        self._sealer = sealer
+        self._packs: list[PackedListing] = []
+        self._chunks = 0
+
+    def add(self, pack: PackedListing) -> None:
+        self._packs.append(pack)
+        self._chunks += pack.chunks
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to `store`."""
+        return self._chunks >= MAX_ENTRIES
+
+    def store(self) -> None:
+        """List what was added. On return the index objects are durable."""
+        put_index(self._storage, self._sealer, self._packs)
+        self._packs.clear()
+        self._chunks = 0
+
+
+def get_index(storage: Storage, sealer: ObjectSealer, key: str) -> list[PackedListing]:
     """Read one index object. Raises IntegrityError when it is damaged, ObjectNotFound."""
-    return [pack.listing() for pack in get_raw_index(storage, sealer, key)]
-
-
-def get_raw_index(storage: Storage, sealer: ObjectSealer, key: str) -> list[RawPack]:
-    """Like get_index, the entries left packed."""
     body = storage.get(key)
-    if hashlib.sha256(body).hexdigest() != key.removeprefix(INDEX_PREFIX):
-        raise IntegrityError(f"{key} is damaged: its bytes are not those it was named after", object_name=key)
-    return list(split_packs(sealer.open("index", b"", body, source=key), source=key))
+    check_content_name(key, body)
+    return list(decode_packs(sealer.open("index", b"", body, source=key), source=key))
 
 
 class Index:
@@ -130,9 +145,9 @@ class Index:
         self.pack_sizes: dict[bytes, int] = {}
 
     def add(self, pack: PackListing, keys: Container[bytes] | None = None) -> None:
-        """Add a pack, or what of it is sealed with one of `keys`.
+        """Add the chunks of a pack; with `keys`, only those sealed with one of them.
 
-        The first place of a chunk stays; a chunk in two packs is normal (two writers at once).
+        A chunk that is in several packs (two writers at once) keeps the place that was added first.
         """
         if pack.pack_id in self.pack_sizes:
             return
@@ -168,7 +183,7 @@ class Index:
         for chunk_id, place in self._places.items():
             number = _PLACE.unpack(place)[1]
             seen[number] += 1
-            if randbelow(seen[number]) == 0:  # each of n comes to stay with probability 1/n
+            if randbelow(seen[number]) == 0:  # so each of n chunks is chosen with probability 1/n
                 chosen[self._keys[number]] = chunk_id
         return chosen
 
@@ -178,15 +193,15 @@ class Index:
 
 
 def index_keys(storage: Storage) -> list[str]:
-    """Return the keys of all index objects. Other names below index/ are no part of the repository."""
+    """Return the keys of all index objects. Other names below index/ are not part of the repository."""
     return [info.key for info in storage.list(INDEX_PREFIX) if _NAME.fullmatch(info.key.removeprefix(INDEX_PREFIX))]
 
 
 def read_all(storage: Storage, read: Callable[[str], T]) -> tuple[dict[str, T], list[IntegrityError]]:
     """Read every index object with `read`; return what it gave by key, and the damage met.
 
-    A prune replaces index objects: one that is gone since the listing means that its contents stand elsewhere now, so
-    the reading starts anew. The result is whole: it holds all that the index held at one moment.
+    The result is all that the index held at one moment. A prune replaces index objects: where one is gone since the
+    listing, its contents are in another one now, so the reading starts again.
     """
     for _ in range(ATTEMPTS):
         found: dict[str, T] = {}
@@ -203,17 +218,22 @@ def read_all(storage: Storage, read: Callable[[str], T]) -> tuple[dict[str, T], 
             continue
         return found, damage
     raise StorageUnavailable(
-        f"the index of {storage.url} changed {ATTEMPTS} times while it was read", hint="Run the same again."
+        f"the index of {storage.url} changed {ATTEMPTS} times while it was read", hint="Run the same command again."
     )
 
 
-def load_index(
+def read_index(storage: Storage, sealer: ObjectSealer) -> tuple[dict[str, list[PackedListing]], list[IntegrityError]]:
+    """Return what every index object lists, by key, and the damage met. All of it is from one moment, see read_all."""
+    return read_all(storage, lambda key: get_index(storage, sealer, key))
+
+
+def index_for_writing(
     storage: Storage, sealer: ObjectSealer, *, without: frozenset[bytes] = frozenset()
 ) -> tuple[Index, list[IntegrityError]]:
-    """Read the index for a writer: it holds the chunks that a new snapshot may refer to, the others are written again.
+    """Read the chunks that a new snapshot may refer to; a writer stores all others again.
 
-    Left out are the packs `without`, those that are missing or cut short, what a damaged index object lists, and chunks
-    under a key that has no wrap, or one that is among `without`. Returns the damage beside the index.
+    Left out are the packs `without`, packs that are missing or cut short, everything that only a damaged index object
+    lists, and chunks under a key that has no wrap or has one among `without`. Returns the damage beside the index.
     """
     keys = usable_keys(data_key_wraps(storage), without)
     stored = stored_packs(storage)
@@ -221,25 +241,18 @@ def load_index(
     def add_to(index: Index, key: str) -> None:
         for pack in get_index(storage, sealer, key):
             if pack.pack_id not in without and stored.get(pack.pack_id) == pack.size:
-                index.add(pack, keys)
+                index.add(pack.listing(), keys)
 
     index = Index()
     _, damage = read_all(storage, lambda key: add_to(index, key))
     return index, damage
 
 
-def stored_packs(storage: Storage) -> dict[bytes, int]:
-    """Return the size of every pack that is there. Other names below packs/ are no packs, and passed over."""
-    return {
-        pack_id: info.size for info in storage.list(PACK_PREFIX) if (pack_id := pack_id_or_none(info.key)) is not None
-    }
+def index_for_reading(storage: Storage, sealer: ObjectSealer) -> tuple[Index, list[IntegrityError]]:
+    """Read all that index objects still tell, and, where one is damaged, the directories of packs that none lists.
 
-
-def salvage_index(storage: Storage, sealer: ObjectSealer) -> tuple[Index, list[IntegrityError]]:
-    """Read what index objects can be read, and the directories of the packs that none of them lists.
-
-    For reading only: a restore must not fail for a damaged index. A pack that is missing counts only where no other one
-    holds its chunks. Returns the damage beside the index.
+    A restore must not fail because the index is damaged. A pack that is missing counts only where no other one holds
+    its chunks. Returns the damage beside the index.
     """
     stored = stored_packs(storage)
     index = Index()
@@ -248,9 +261,9 @@ def salvage_index(storage: Storage, sealer: ObjectSealer) -> tuple[Index, list[I
     def add(key: str) -> None:
         for pack in get_index(storage, sealer, key):
             if stored.get(pack.pack_id) == pack.size:
-                index.add(pack)
+                index.add(pack.listing())
             else:
-                missing[pack.pack_id] = pack
+                missing[pack.pack_id] = pack.listing()
 
     _, damage = read_all(storage, add)
     if damage:
@@ -263,13 +276,10 @@ def salvage_index(storage: Storage, sealer: ObjectSealer) -> tuple[Index, list[I
 def add_unlisted_packs(index: Index, storage: Storage, sealer: ObjectSealer) -> list[IntegrityError]:
     """Add the packs that the index does not know, from their own directories. Returns the damage met."""
     damage = []
-    for pack_id, size in stored_packs(storage).items():
-        if pack_id in index.pack_sizes:
-            continue
-        try:
-            index.add(PackListing(pack_id, size, read_directory(storage, sealer, pack_id)))
-        except IntegrityError as error:
-            damage.append(error)
-        except ObjectNotFound:
-            pass  # a prune removed it since the listing
+    sizes = {pack_id: size for pack_id, size in stored_packs(storage).items() if pack_id not in index.pack_sizes}
+    for pack_id, found in read_directories(storage, sealer, sizes):
+        if isinstance(found, IntegrityError):
+            damage.append(found)
+        else:
+            index.add(PackListing(pack_id, sizes[pack_id], found))
     return damage

@@ -1,37 +1,38 @@
-"""Retention locks in a repository: what has one, and whose is renewed.
+"""Object locks in a repository: which objects get one, and which locks are renewed.
 
-What a live snapshot needs must never come to the end of its lock; what nothing needs must. Marks tell the two apart:
-what a prune has condemned stays in its mark until it is deleted, and no run refers to it any more.
+The lock of an object that a live snapshot needs must never run out; the lock of one that nothing needs must. Marks tell
+them apart: what a prune has condemned stays in its mark until it is deleted, and no run refers to it any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
 
-from drkit.repository.commit.marks import read_marks
+from drkit.repository.commit.marks import condemned, read_marks
 from drkit.repository.format.names import LOCKED_PREFIXES
 from drkit.repository.format.packs import PACK_PREFIX, pack_key
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX
-from drkit.repository.index import INDEX_PREFIX, get_raw_index, read_all
+from drkit.repository.index import INDEX_PREFIX, get_index, read_all
 from drkit.repository.keys.wraps import data_key_labels, data_key_wraps
 from drkit.repository.repository import Repository
 
 
-def renew_locks(repository: Repository, kept: Set[str]) -> int:
-    """Renew the locks of all that the snapshots in `kept` need, where less than half of their period is left.
+def renew_locks(repository: Repository, snapshots: Set[str]) -> int:
+    """Renew the locks of all that these snapshots need, if less than half of their period is left.
 
-    Without a prune, what only other snapshots need counts as needed: it stays longer, never shorter. Returns how many
-    were renewed. Raises IntegrityError for a mark that cannot be read; a damaged index object is passed over.
+    Until a prune has run, objects that only other snapshots need count as needed: they stay longer, never shorter.
+    Returns how many locks were renewed. Raises IntegrityError for a mark that cannot be read; a damaged index object
+    is passed over.
     """
     storage = repository.storage
-    if not storage.locks:
+    if not storage.traits.locks:
         return 0
-    condemned: frozenset[bytes] = frozenset().union(*read_marks(storage, repository.objects).values())
+    going = condemned(read_marks(storage, repository.objects))
     wraps = data_key_wraps(storage)
-    dead_keys = {wrap.key_id for wrap in wraps if wrap.id in condemned}
+    dead_keys = {wrap.key_id for wrap in wraps if wrap.id in going}
     unneeded = {f"keys/{wrap.key_id.hex()}/{wrap.id.hex()}" for wrap in wraps if wrap.key_id in dead_keys}
     unneeded |= {label.key for label in data_key_labels(storage) if label.key_id in dead_keys}
-    needed = {SNAPSHOT_PREFIX + run_id for run_id in kept} | _index_and_packs(repository, condemned)
+    needed = {SNAPSHOT_PREFIX + run_id for run_id in snapshots} | _index_and_packs(repository, going)
 
     def is_needed(key: str) -> bool:
         if key.startswith((SNAPSHOT_PREFIX, INDEX_PREFIX, PACK_PREFIX)):
@@ -41,17 +42,17 @@ def renew_locks(repository: Repository, kept: Set[str]) -> int:
     return storage.renew_locks(LOCKED_PREFIXES, is_needed)
 
 
-def _index_and_packs(repository: Repository, condemned: Set[bytes]) -> set[str]:
-    """The listed packs that nobody has condemned, and the fewest index objects that list them.
+def _index_and_packs(repository: Repository, going: Set[bytes]) -> set[str]:
+    """The listed packs that no prune has condemned, and the fewest index objects that list them.
 
-    An object that lists a condemned pack has been replaced, or will be; it counts where it alone lists another one.
+    A prune replaces index objects that list a condemned pack: such an object counts only if it alone lists another one.
     """
     storage, sealer = repository.storage, repository.objects
-    listed, _ = read_all(storage, lambda key: {pack.pack_id for pack in get_raw_index(storage, sealer, key)})
+    listed, _ = read_all(storage, lambda key: {pack.pack_id for pack in get_index(storage, sealer, key)})
     needed: set[bytes] = set()
     keys: set[str] = set()
-    for key, ids in sorted(listed.items(), key=lambda item: not condemned.isdisjoint(item[1])):
-        fresh = ids - needed - condemned
+    for key, ids in sorted(listed.items(), key=lambda item: not going.isdisjoint(item[1])):
+        fresh = ids - needed - going
         if fresh:
             keys.add(key)
             needed |= fresh

@@ -1,13 +1,12 @@
-"""Proofs: what was shown to work, and when. A chain: each holds the hash of the one before.
+"""Proofs: what was shown to work, and when. They form a chain: each holds the hash of the one before.
 
-`proofs/<number>` is a sealed object of kind `proof`. Numbers count from 1, and creating one is create-only: of two who
-prove at once one comes second, and the chain never forks. Who notes number and hash of a proof can tell later whether
-it, or any before it, was changed or taken away.
+`proofs/<number>` is a sealed object of kind `proof`. Numbers count from 1, and an existing one cannot be created again:
+of two proofs made at once, one comes second, and the chain never forks. Whoever notes number and hash of a proof can
+tell later whether it, or any proof before it, was changed or removed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from drkit.errors import IntegrityError, ObjectExists
+from drkit.repository.format.names import content_name
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import format_time, parse_time
 from drkit.repository.repository import Repository
@@ -25,7 +25,7 @@ _DIGITS = 10
 
 @dataclass(frozen=True)
 class Proof:
-    """One proof. `digest`: SHA-256 of the object, hex. `about`: fields that its kind defines (see FORMAT.md)."""
+    """One proof. `digest`: SHA-256 of the object in hex. `about`: the fields that its kind defines (see FORMAT.md)."""
 
     number: int
     kind: str
@@ -40,7 +40,7 @@ class Proof:
 def add_proof(
     repository: Repository, kind: str, about: Mapping[str, Any], *, now: datetime, host: str, version: str
 ) -> Proof:
-    """Append a proof to the chain. Raises what the storage raises; then it may be there, or not."""
+    """Append a proof to the chain. Raises what the storage raises; the proof may then exist or not."""
     while True:
         newest = _newest(repository)
         number = newest[0] + 1 if newest else 1
@@ -60,7 +60,7 @@ def add_proof(
         try:
             repository.storage.put(key, body)
         except ObjectExists:
-            if repository.storage.get(key) != body:  # else an answer was lost, and it is ours
+            if repository.storage.get(key) != body:  # equal bytes are our own: only the answer was lost
                 continue
         return _decode(repository, key, body)
 
@@ -68,7 +68,7 @@ def add_proof(
 def read_proofs(repository: Repository) -> Iterator[Proof | IntegrityError]:
     """Yield all proofs in order; one that is damaged, or breaks the chain, as the error that names it.
 
-    The first ones may have been removed; a gap behind the first that is there is an error.
+    The oldest proofs may have been deleted; a gap after the first one that is there is an error.
     """
     before: tuple[int, str] | None = None
     for info in list(repository.storage.list(PROOF_PREFIX)):
@@ -77,8 +77,8 @@ def read_proofs(repository: Repository) -> Iterator[Proof | IntegrityError]:
             proof = _decode(repository, info.key, body)
             if before is not None and (proof.number, proof.previous) != (before[0] + 1, before[1]):
                 raise IntegrityError(
-                    f"{info.key} does not continue {_key(before[0])}: a proof was changed or taken away",
-                    hint="Compare with the proofs that reports and people noted.",
+                    f"{info.key} does not continue {_key(before[0])}: a proof was changed or removed",
+                    hint="Compare it with the proofs that reports and people have noted.",
                     object_name=info.key,
                 )
         except IntegrityError as error:
@@ -86,24 +86,24 @@ def read_proofs(repository: Repository) -> Iterator[Proof | IntegrityError]:
         else:
             yield proof
         number = _number(info.key)
-        before = (number, hashlib.sha256(body).hexdigest()) if number else before
+        before = (number, content_name(body)) if number else before
 
 
 def _newest(repository: Repository) -> tuple[int, str] | None:
-    """Number and hash of the last proof. A damaged one still has both: damage does not end the chain."""
+    """Number and hash of the last proof. Even a damaged one has both: damage does not end the chain."""
     newest = None
     for info in repository.storage.list(PROOF_PREFIX):
         if number := _number(info.key):
             newest = number, info.key
     if newest is None:
         return None
-    return newest[0], hashlib.sha256(repository.storage.get(newest[1])).hexdigest()
+    return newest[0], content_name(repository.storage.get(newest[1]))
 
 
 def _decode(repository: Repository, key: str, body: bytes) -> Proof:
     number = _number(key)
     if not number:
-        raise IntegrityError(f"{key} is no name of a proof", object_name=key)
+        raise IntegrityError(f"{key} is not a valid name of a proof", object_name=key)
     payload = repository.objects.open("proof", _name(number), body, source=key)
     try:
         fields = json.loads(payload)
@@ -116,10 +116,10 @@ def _decode(repository: Repository, key: str, body: bytes) -> Proof:
             drkit=str(fields["drkit"]),
             previous=fields["previous"],
             about=dict(fields["about"]),
-            digest=hashlib.sha256(body).hexdigest(),
+            digest=content_name(body),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{key} is no proof: {error}", object_name=key) from None
+        raise IntegrityError(f"{key} is not a proof: {error}", object_name=key) from None
     if proof.number != number:
         raise IntegrityError(f"{key} holds proof {proof.number}", object_name=key)
     return proof
@@ -134,6 +134,6 @@ def _key(number: int) -> str:
 
 
 def _number(key: str) -> int:
-    """The number in a storage key; 0 where it is none of ours."""
+    """The number in a storage key; 0 if this is not the key of a proof."""
     name = key.removeprefix(PROOF_PREFIX)
     return int(name) if name.isascii() and name.isdigit() and len(name) == _DIGITS else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,8 @@ from itertools import chain
 from types import TracebackType
 from typing import NamedTuple
 
-from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.errors import DrkitError, IntegrityError
+from drkit.repository.chunk_finder import ChunkFinder, GetRange, open_chunk
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.snapshot import Target, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member, decode_members
@@ -22,7 +22,7 @@ from drkit.tuning import keep_freed_memory
 AHEAD = 24 * 1024 * 1024
 """Bytes of decoded chunks kept: those read ahead, and recent ones that scattered members ask for again.
 
-More where the storage wants large requests: enough that all of its parallel gets have something to do."""
+For a storage that wants large requests more is added, so that all of its parallel gets have something to do."""
 RANGES_AHEAD = 1000
 
 _END = (b"", 0, 0)
@@ -44,7 +44,7 @@ class _Wanted(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A chunk that is to be fetched, and who waits for it."""
+    """A chunk to be fetched, and the future that its readers wait for."""
 
     chunk_id: bytes
     location: Location
@@ -54,18 +54,19 @@ class _Part(NamedTuple):
 class ChunkReader:
     """Reads chunks, trees and extents of one repository. A context manager: leaving it stops its threads."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, get: GetRange | None = None) -> None:
+        """`get` reads packs in place of the repository's storage."""
         keep_freed_memory()
         self._repository = repository
         storage = repository.storage
-        self._request_size = storage.request_size
-        self._ahead = AHEAD + 2 * storage.parallel_gets * storage.request_size
+        self._get = get or storage.get
+        self._finder = ChunkFinder(repository, self._get)
+        self._request_size = storage.traits.request_size
+        self._ahead = AHEAD + 2 * storage.traits.parallel_gets * storage.traits.request_size
         self._gathered: list[_Part] = []
-        self._pool = ThreadPoolExecutor(storage.parallel_gets, thread_name_prefix="drkit-read")
+        self._pool = ThreadPoolExecutor(storage.traits.parallel_gets, thread_name_prefix="drkit-read")
         self._recent: OrderedDict[bytes, tuple[Future[bytes], int]] = OrderedDict()
         self._recent_bytes = 0
-        self._reload = threading.Lock()
-        self._lost: set[bytes] = set()
 
     def __enter__(self) -> ChunkReader:
         return self
@@ -76,12 +77,8 @@ class ChunkReader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def locate(self, chunk_id: bytes) -> Location:
-        """Return where a chunk lies. Raises IntegrityError when the index does not know it."""
-        location = self._repository.index.get(chunk_id) or self._repository.salvage_index().get(chunk_id)
-        if location is None:
-            name = f"chunk {chunk_id.hex()}"
-            raise IntegrityError(f"{name} is in no index and no pack", hint="Run drkit check.", object_name=name)
-        return location
+        """Return where a chunk lies. Raises IntegrityError when no index object and no pack knows it."""
+        return self._finder.locate(chunk_id)
 
     def chunk(self, chunk_id: bytes) -> bytes:
         """Return one chunk. Raises IntegrityError naming the pack when it is missing or damaged."""
@@ -95,9 +92,9 @@ class ChunkReader:
         return decode_members(chunks, source=f"{target.kind} {target.name}")
 
     def extents(self, members: Iterable[Member]) -> Iterator[memoryview]:
-        """Yield the raw bytes of `members`, concatenated: pieces as large as neighbouring extents allow."""
+        """Yield the raw bytes of `members`, concatenated, in pieces as large as neighbouring extents allow."""
         ahead: deque[_Wanted] = deque()
-        # Whole chunks wait, however little of each is wanted: they are what is counted, each once.
+        # However little of it is wanted, a whole chunk waits: so whole chunks are counted, each once.
         uses: Counter[bytes] = Counter()
         waiting = 0
         for chunk_id, start, end in _ranges(members):
@@ -139,7 +136,7 @@ class ChunkReader:
         return future
 
     def _joins(self, location: Location) -> bool:
-        """Whether one request can fetch this chunk with those gathered so far: it follows them in their pack."""
+        """Whether one request can fetch this chunk with those gathered so far, since it follows them in their pack."""
         if not self._gathered:
             return True
         first, last = self._gathered[0].location, self._gathered[-1].location
@@ -159,54 +156,32 @@ class ChunkReader:
             self._gathered = []
 
     def _fetch(self, parts: list[_Part]) -> None:
-        """Fetch neighbours by one request. Where that fails each is fetched alone, to fail for itself or not."""
+        """Fetch neighbours by one request. If that fails, fetch each alone: one that cannot be read spoils no other."""
         body, start = memoryview(b""), parts[0].location.offset
         if len(parts) > 1:
             size = parts[-1].location.offset + parts[-1].location.sealed_size - start
             with suppress(DrkitError):
-                body = memoryview(self._repository.storage.get(pack_key(parts[0].location.pack_id), start, size))
+                body = memoryview(self._get(pack_key(parts[0].location.pack_id), start, size))
         for part in parts:
             offset = part.location.offset - start
             try:
                 part.chunk.set_result(self._open(part, body[offset : offset + part.location.sealed_size]))
-            except BaseException as error:  # noqa: BLE001 raised again to who waits for the chunk
+            except BaseException as error:  # noqa: BLE001 raised again where the chunk is waited for
                 part.chunk.set_exception(error)
 
     def _open(self, part: _Part, sealed: bytes | memoryview) -> bytes:
-        """Return the chunk, of sealed bytes that are fetched here if they are not there yet."""
-        chunk_id, location, _ = part
-        try:
-            sealed = sealed or self._sealed(chunk_id, location)
-        except ObjectNotFound:
-            key = pack_key(location.pack_id)
-            raise IntegrityError(f"{key} is missing", hint="Run drkit check.", object_name=key) from None
-        except IntegrityError as error:
-            raise IntegrityError(error.message, hint="Run drkit check.", object_name=error.object_name) from error
-        try:
-            return self._repository.chunks.open(chunk_id, sealed, location.key_id, location.size)
-        except IntegrityError as error:
-            if error.object_name:  # the key is damaged, not the pack
-                raise
-            key = pack_key(location.pack_id)
-            raise IntegrityError(f"{key}: {error.message}", hint="Run drkit verify.", object_name=key) from None
-
-    def _sealed(self, chunk_id: bytes, location: Location) -> bytes:
-        """Return the sealed bytes; where the pack is gone, look once more, in a fresh index: a prune moved it."""
-        storage = self._repository.storage
-        try:
-            return storage.get(pack_key(location.pack_id), location.offset, location.sealed_size)
-        except ObjectNotFound:
-            with self._reload:
-                # Once for a pack, not for each of its chunks; a long restore may meet several prunes.
-                if location.pack_id not in self._lost:
-                    self._repository.reload_index()
-                    self._lost.add(location.pack_id)
-            moved = self.locate(chunk_id)
-            return storage.get(pack_key(moved.pack_id), moved.offset, moved.sealed_size)
+        """Return the chunk from its sealed bytes, which are fetched here unless they are at hand."""
+        location = part.location
+        if not sealed:
+            try:
+                location, sealed = self._finder.sealed(part.chunk_id, location)
+            except IntegrityError as error:
+                raise IntegrityError(error.message, hint="Run drkit check.", object_name=error.object_name) from error
+        return open_chunk(self._repository, part.chunk_id, location, sealed)
 
 
 def _ranges(members: Iterable[Member]) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (chunk id, start, end), neighbouring extents of one chunk joined."""
+    """Yield (chunk id, start, end) with neighbouring extents of one chunk joined."""
     current, start, end = _END
     for chunk_id, offset, length in chain.from_iterable(EXTENT.iter_unpack(member.extents) for member in members):
         if chunk_id == current and offset == end:

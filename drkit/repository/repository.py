@@ -1,4 +1,4 @@
-"""Opening and creating a repository: its config, its keys, and everything that hangs on them."""
+"""Opening and creating a repository: its config, its keys, and all that depends on them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, ObjectNotFound, RepositoryNotFound
 from drkit.repository.chunks import ChunkSealer
+from drkit.repository.commit.records import list_snapshots
 from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.sealing import random_bytes
-from drkit.repository.format.snapshot import Snapshot, format_time, list_snapshots
-from drkit.repository.index import Index, add_unlisted_packs, salvage_index
+from drkit.repository.format.snapshot import Snapshot, format_time
+from drkit.repository.index import Index, add_unlisted_packs, index_for_reading
 from drkit.repository.keys import wraps as keys
 from drkit.repository.keys.identity import Identity
 from drkit.repository.keys.labels import Holder
@@ -76,13 +77,13 @@ def read_config(storage: Storage) -> Config:
 
 
 def put_config(storage: Storage, meta: MetaKeys, fields: dict[str, Any]) -> None:
-    """Create `config`, which makes a repository of what is there."""
+    """Create `config`. From then on the storage holds a repository."""
     mac = keyed_digest(meta.config, Config(b"", fields, b"").canonical())
     storage.put(CONFIG, json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n")
 
 
 def require_no_repository(storage: Storage) -> None:
-    """Raise ObjectExists where there is one already."""
+    """Raise ObjectExists if the storage holds a repository already."""
     try:
         storage.stat(CONFIG)
     except ObjectNotFound:
@@ -91,10 +92,12 @@ def require_no_repository(storage: Storage) -> None:
 
 
 class Repository:
-    """An open repository. Holding the meta key it reads structure; with identities also data."""
+    """An open repository. With the meta key it reads structure, with identities also data."""
 
     def __init__(self, storage: Storage, config: Config, meta_key: bytes, identities: Sequence[Identity]) -> None:
-        self.storage = storage
+        self.single_writer = config.fields.get("writers", "many") != "many"
+        """Whether the store takes one writer at a time, see sole.py. What this version does not know counts as that."""
+        self.storage = storage = storage.single_writer() if self.single_writer else storage
         self.id = config.repository_id
         self.meta = MetaKeys.derive(meta_key, self.id)
         if keyed_digest(self.meta.config, config.canonical()) != config.mac:
@@ -103,23 +106,19 @@ class Repository:
                 hint="Restore the object config from a copy of the repository.",
                 object_name=CONFIG,
             )
-        self.single_writer = config.fields.get("writers", "many") != "many"
-        """Whether the store takes one writer at a time, see sole.py. What this version does not know counts as that."""
-        if self.single_writer:
-            storage.create_only = False
         self.is_mirror = config.fields.get("mirror", False) is not False
-        """Whether copies may be made into it. No prune deletes data keys there, see mirror.py."""
+        """Whether copies may be made into it. No prune deletes data keys there, see mirror/mirror.py."""
         self.chunkers = config.fields.get("chunkers", {})
         self.config_mac = config.mac
-        """Tells this repository, its id and its meta key, from every other one."""
+        """Different for every other repository, even one with the same id: the meta key goes into it."""
         self.identities = tuple(identities)
         self.keys = KeyRing(storage, self.id, self.meta, identities)
         self.objects = ObjectSealer(self.meta.objects, self.id)
         self.chunks = ChunkSealer(self.meta, self.keys, self.id)
         self._index: Index | None = None
-        self._salvaged = False
+        self._index_is_complete = False
         self.damage: list[IntegrityError] = []
-        """What was found damaged while the index was read, and could be worked around."""
+        """Damage that was found while the index was read, and could be worked around."""
 
     @classmethod
     def open(cls, storage: Storage, identities: Sequence[Identity]) -> Repository:
@@ -130,7 +129,7 @@ class Repository:
 
     @classmethod
     def open_write_only(cls, storage: Storage, meta_key_text: str, *, source: str) -> Repository:
-        """Open with a meta key file alone: backups and structure, no data."""
+        """Open with a meta key file alone, for backups and structure: no data can be read."""
         config = read_config(storage)
         return cls(storage, config, keys.parse_meta_key(meta_key_text, config.repository_id, source=source), ())
 
@@ -146,10 +145,12 @@ class Repository:
     ) -> Repository:
         """Make an empty repository. `config` comes last: until it exists there is no repository.
 
-        `single_writer` is for a store that does not decide atomically who creates a key. Raises ObjectExists, and
-        leaves it untouched, when a repository is there already.
+        `single_writer` is for a store that does not decide atomically who creates a key. Raises ObjectExists when a
+        repository is there already, which stays as it is.
         """
         require_no_repository(storage)
+        if single_writer:
+            storage = storage.single_writer()
         if identity.recipient not in recipients:
             raise AccessDenied(
                 f"the identity {identity.recipient} is not among the recipients of the new repository",
@@ -173,21 +174,21 @@ class Repository:
 
     @property
     def index(self) -> Index:
-        """The whole index, read at first use; for reading only, see salvage_index."""
+        """The whole index, read at first use. For reading only: a writer must count on less, see index_for_writing."""
         if self._index is None:
-            self._index, self.damage = salvage_index(self.storage, self.objects)
+            self._index, self.damage = index_for_reading(self.storage, self.objects)
         return self._index
 
     def reload_index(self) -> Index:
-        """Read the index anew: a prune may have moved chunks since."""
-        self._index, self._salvaged = None, False
+        """Read the index again: a prune may have moved chunks since."""
+        self._index, self._index_is_complete = None, False
         return self.index
 
-    def salvage_index(self) -> Index:
-        """Add what packs hold that no index object lists. That is left by runs that broke off, or by a lost index."""
+    def complete_index(self) -> Index:
+        """The index with packs that no index object lists: those of interrupted runs, or of lost index objects."""
         index = self.index
-        if not self._salvaged:
-            self._salvaged = True
+        if not self._index_is_complete:
+            self._index_is_complete = True
             self.damage += add_unlisted_packs(index, self.storage, self.objects)
         return index
 

@@ -1,4 +1,4 @@
-"""Which chunks snapshots refer to: every distinct stretch of a tree is read once, however many snapshots share it."""
+"""Which chunks snapshots refer to. Every distinct stretch of a tree is read once, however many snapshots share it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ AHEAD = 8
 _LONGEST_REST = 64 * 1024
 
 Tree = tuple[bytes, ...]
-Step = tuple[bytes, bytes]
-"""A chunk of a tree, and the beginning of a record that the chunk before left over."""
+Stretch = tuple[bytes, bytes]
+"""The id of a tree chunk, and the beginning of a record that the chunk before it left over."""
 
 
 class TreeWalker:
-    """Yields the chunks of trees. What it has yielded for a stretch of one tree it does not yield for another's.
+    """Yields the chunks that trees refer to, but not again for a stretch that an earlier tree shares.
 
-    A chunk of a tree starts within a record that the chunk before began. So what a chunk holds is known by its id and
-    that beginning; equal trees, and the equal stretches of trees that differ, are passed over without reading them.
+    A tree chunk starts within a record that began in the chunk before. So its id and that beginning tell what a stretch
+    holds. Equal trees, and equal stretches of trees that differ, are skipped without being read.
     """
 
     def __init__(self, read: Callable[[bytes], bytes]) -> None:
         self._read = read
         self._trees: set[Tree] = set()
-        self._walked: dict[tuple[bytes, bytes], bytes] = {}
+        self._walked: dict[Stretch, bytes] = {}
         self._known: set[bytes] = set()
-        self.chunks_read = 0
 
     def walk(self, name: str, tree: Tree) -> Iterator[bytes]:
-        """Yield the ids of the tree's own chunks and of all that they refer to; many of them more than once.
+        """Yield the ids of the tree's own chunks and of all that they refer to; many ids more than once.
 
-        `name` is for errors. Raises whatever reading raises, IntegrityError for what is no tree.
+        `name` is for errors. Raises whatever reading raises, and IntegrityError for what is not a tree.
         """
         if tree in self._trees:
             return
@@ -45,10 +44,11 @@ class TreeWalker:
             yield from self._walk(name, tree, pool)
         self._trees.add(tree)
 
-    def stretches(self, name: str, tree: Tree) -> Iterator[tuple[Step | None, list[bytes] | None]]:
-        """Yield, for each chunk of a tree in order, which step it is and the packed extents in it.
+    def stretches(self, name: str, tree: Tree) -> Iterator[tuple[Stretch | None, list[bytes] | None]]:
+        """Yield, for each chunk of a tree in order, its stretch and the packed extents in it.
 
-        None for extents that were yielded before for the same step; None for a step that is not remembered.
+        The extents are None if they were yielded before for the same stretch. The stretch is None if it will not be
+        remembered.
         """
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="drkit-tree") as pool:
             yield from self._stretches(name, tree, pool)
@@ -61,31 +61,30 @@ class TreeWalker:
 
     def _stretches(
         self, name: str, tree: Sequence[bytes], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Step | None, list[bytes] | None]]:
+    ) -> Iterator[tuple[Stretch | None, list[bytes] | None]]:
         rest = b""
         reading = _Ahead(self._read, pool, [chunk_id for chunk_id in tree if chunk_id not in self._known])
         for chunk_id in tree:
-            step = (chunk_id, rest)
-            known = self._walked.get(step)
+            stretch = (chunk_id, rest)
+            known = self._walked.get(stretch)
             if known is not None:
                 rest = known
-                yield step, None
+                yield stretch, None
                 continue
             data = rest + reading.take(chunk_id)
-            self.chunks_read += 1
             self._known.add(chunk_id)
             extents, whole = scan_chunk(data, source=name)
+            remembered = len(rest) <= _LONGEST_REST and len(data) - whole <= _LONGEST_REST
             rest = data[whole:]
-            remembered = len(step[1]) <= _LONGEST_REST and len(rest) <= _LONGEST_REST
-            yield step if remembered else None, extents
+            yield stretch if remembered else None, extents
             if remembered:
-                self._walked[step] = rest
+                self._walked[stretch] = rest
         if rest:
             raise IntegrityError(f"the tree of {name} ends within a member", hint="Run drkit check.")
 
 
 class _Ahead:
-    """Reads chunks that will most likely be wanted, in order, a few at a time."""
+    """Reads chunks that will probably be wanted, in order, a few at a time."""
 
     def __init__(self, read: Callable[[bytes], bytes], pool: ThreadPoolExecutor, wanted: Sequence[bytes]) -> None:
         self._read, self._pool = read, pool
@@ -95,7 +94,7 @@ class _Ahead:
 
     def take(self, chunk_id: bytes) -> bytes:
         if not self._reading or self._reading[0][0] != chunk_id:
-            return self._read(chunk_id)  # known, but from after another beginning
+            return self._read(chunk_id)  # known, but after another beginning
         _, future = self._reading.popleft()
         self._fill()
         return future.result()

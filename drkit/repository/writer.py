@@ -1,6 +1,6 @@
-"""One backup run's writes: session, data key, packs, index, and the commit.
+"""What a backup run writes: session, data key, packs, index, and the commit.
 
-The order makes every crash harmless; it is that of protocol.BACKUP.
+It keeps the order of protocol.BACKUP, which makes a crash at any point harmless.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from drkit.errors import IntegrityError, RepositoryLocked
-from drkit.repository.commit.marks import read_marks
-from drkit.repository.commit.protocol import OPENING, STORING, perform
+from drkit.events import LOGGED, Events
+from drkit.repository.commit.marks import condemned, read_marks
+from drkit.repository.commit.protocol import OPENING, STORING, Actions, Step, perform
+from drkit.repository.commit.records import commit_run, is_taken
 from drkit.repository.commit.session import Session
-from drkit.repository.commit.single_writer import require_sole_writer
+from drkit.repository.commit.single_writer import require_single_writer
 from drkit.repository.format.packs import DATA_MAGIC, TREE_MAGIC, Entry, PackBuilder, pack_buffer, pack_key
 from drkit.repository.format.sealing import random_bytes
-from drkit.repository.format.snapshot import Snapshot, create_record, encode_snapshot, is_taken
-from drkit.repository.index import MAX_ENTRIES, Index, PackListing, load_index, put_index, stored_packs
+from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.index import Index, IndexBatch, PackListing, index_for_writing
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, data_key_prefix, new_key, put_key
+from drkit.repository.pack_reader import stored_packs
 from drkit.repository.repository import Repository
 from drkit.tuning import keep_freed_memory
 
 WORKERS = 2
 IN_FLIGHT = 8 * 1024 * 1024
-"""Bytes of chunks that wait for the workers. With it, three packs and Python itself a run takes 230 MB."""
+"""Bytes of chunks that wait for the workers. With these, three packs and Python itself, a run takes 230 MB."""
 
 
 @dataclass
@@ -40,42 +43,65 @@ class _Sealing:
 
 
 class RunWriter:
-    """Writes one run. A context manager: left without `commit` it has changed nothing that a snapshot shows.
+    """Writes one run. A context manager: unless `commit` was called, leaving it changes nothing that a snapshot shows.
 
-    Not for several threads at once: one caller, its own workers behind it.
+    One thread at a time may call it; it has worker threads of its own.
     """
 
     def __init__(
-        self, repository: Repository, run_id: str, recipients: Sequence[str], *, host: str, verb: str = "backup"
+        self,
+        repository: Repository,
+        run_id: str,
+        recipients: Sequence[str],
+        *,
+        host: str,
+        verb: str = "backup",
+        events: Events = LOGGED,
     ) -> None:
-        """Open the run's session and read the index. `verb` is what to run again after an error."""
+        """Open the run's session and read the index. Errors advise the user to run `verb` again.
+
+        Raises RepositoryLocked where another run works and the store takes one writer at a time, and IntegrityError for
+        a mark that cannot be read.
+        """
         keep_freed_memory()
         self._again = f"drkit {verb} again"
         self._repository = repository
         self._storage = repository.storage
         self.run_id = run_id
         self._recipients = recipients
+        self._events = events
         self._session = Session(self._storage, repository.objects, run_id, host=host)
         self._condemned: frozenset[bytes] = frozenset()
         self._index = Index()
         self.damage: list[IntegrityError] = []
+        """Index objects that cannot be read: this run stores again what only they list."""
+        self._actions: Actions = {
+            Step.OPEN_SESSION: self._open_session,
+            Step.READ_MARKS: self._read_marks,
+            Step.READ_INDEX: self._read_index,
+            Step.STORE_PACKS: self._store_packs,
+            Step.STORE_INDEX: self._store_index,
+            Step.LIST_PACKS: self._list_packs,
+            Step.CREATE_RECORD: self._create_record,
+            Step.CLOSE_SESSION: self._close_session,
+        }
         try:
-            perform(self, OPENING)
+            perform(self._actions, OPENING)
         except BaseException as error:
             self._session.abandon(error)
             raise
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="drkit-seal")
-        # Packs on their way to the storage while the next one is filled; each more is 33 MB of memory.
-        self._parallel_puts = self._storage.parallel_puts
+        # Packs on their way to the storage while the next one is filled; each takes 33 MB of memory.
+        self._parallel_puts = self._storage.traits.parallel_puts
         self._uploader = ThreadPoolExecutor(self._parallel_puts, thread_name_prefix="drkit-put")
         self._sealing: deque[_Sealing] = deque()
         self._in_flight = 0
         self._new: set[bytes] = set()
         self._builders: dict[bytes, PackBuilder] = {}
-        # By kind of pack: few trees fill a buffer, and one that did, for data, would be memory for nothing.
+        # One list for each kind of pack: trees seldom fill a buffer, and one that data has filled would waste memory.
         self._buffers: defaultdict[bytes, list[mmap.mmap]] = defaultdict(list)
         self._uploads: deque[Future[PackListing]] = deque()
-        self._unindexed: list[PackListing] = []
+        self._unindexed = IndexBatch(self._storage, repository.objects)
         self._used: set[bytes] = set()
         self._data_key_id: bytes | None = None
         self._snapshot: Snapshot | None = None
@@ -104,9 +130,9 @@ class RunWriter:
         return self._put(data, tree=True)
 
     def put_sealed(self, entry: Entry, sealed: memoryview) -> bool:
-        """Store a chunk as it was sealed elsewhere, unless the repository has it; whether it was stored.
+        """Store a chunk as it was sealed elsewhere, unless the repository has it. Returns whether it was stored.
 
-        It is not opened, so the caller answers for its bytes, and for a wrap of its key that is there before.
+        It is not opened: the caller must have checked its bytes, and stored a wrap of its key before.
         """
         location = self._index.get(entry.chunk_id)
         if location is not None:
@@ -122,12 +148,12 @@ class RunWriter:
         return wrap_id in self._condemned
 
     def chunk_size(self, chunk_id: bytes) -> int | None:
-        """Return the size in bytes of a chunk that a tree may refer to, None when there is none."""
+        """Return the size in bytes of a chunk that a tree may refer to, None if there is no such chunk."""
         location = self._index.get(chunk_id)
         return None if location is None else location.size
 
     def use(self, chunk_ids: Iterable[bytes]) -> None:
-        """Refer to chunks that are in the repository. Raises IntegrityError for one that is not."""
+        """Refer to chunks that the repository has. Raises IntegrityError for one that it has not."""
         for chunk_id in chunk_ids:
             location = self._index.get(chunk_id)
             if location is None:
@@ -144,44 +170,44 @@ class RunWriter:
             self._take_upload()
 
     def keep(self) -> None:
-        """Make durable and list in the index what was put so far, though no snapshot refers to it yet."""
+        """Make durable what was put so far and list it in the index, although no snapshot refers to it yet."""
         self.flush()
         self._store_index()
 
     def commit(self, snapshot: Snapshot) -> None:
-        """Make everything durable, then create the snapshot record: on return the snapshot exists.
+        """Make everything durable, then create the snapshot record. On return the snapshot exists.
 
-        Raises RepositoryLocked when a prune fenced this run; IntegrityError when a referenced pack is not there.
+        Raises RepositoryLocked when a prune has fenced this run, IntegrityError when a referenced pack is not there.
         """
         if snapshot.id != self.run_id:
             raise ValueError(f"run {self.run_id} cannot commit the record of run {snapshot.id}")
         self._snapshot = snapshot
-        perform(self, STORING)
+        perform(self._actions, STORING)
 
     # -- the steps of protocol.BACKUP
 
     def _open_session(self) -> None:
         self._session.open()
-        require_sole_writer(self._storage, self.run_id, single_writer=self._repository.single_writer)
+        require_single_writer(
+            self._storage, self.run_id, single_writer=self._repository.single_writer, events=self._events
+        )
 
     def _read_marks(self) -> None:
-        marks = read_marks(self._storage, self._repository.objects)
-        self._condemned = frozenset().union(*marks.values())
+        self._condemned = condemned(read_marks(self._storage, self._repository.objects))
 
     def _read_index(self) -> None:
-        self._index, self.damage = load_index(self._storage, self._repository.objects, without=self._condemned)
+        self._index, self.damage = index_for_writing(self._storage, self._repository.objects, without=self._condemned)
 
     def _store_packs(self) -> None:
         self.flush()
-        if self._new:  # an earlier failure of this run, which its caller passed over
+        if self._new:  # an earlier call failed, and the caller went on
             raise IntegrityError(f"{len(self._new)} chunks of this run were not stored", hint=f"Run {self._again}.")
 
     def _store_index(self) -> None:
-        put_index(self._storage, self._repository.objects, self._unindexed)
-        self._unindexed.clear()
+        self._unindexed.store()
 
     def _list_packs(self) -> None:
-        """Raise IntegrityError unless one listing shows every referenced pack in its full size."""
+        """Raise IntegrityError unless one listing shows every referenced pack at its full size."""
         stored = stored_packs(self._storage)
         missing = [pack_id for pack_id in self._used if stored.get(pack_id) != self._index.pack_sizes[pack_id]]
         if missing:
@@ -196,12 +222,11 @@ class RunWriter:
 
     def _create_record(self) -> None:
         assert self._snapshot is not None
-        body = self._repository.objects.seal("snapshot", self.run_id.encode(), encode_snapshot(self._snapshot))
-        if not create_record(self._storage, self.run_id, body):
+        if not commit_run(self._storage, self._repository.objects, self._snapshot):
             raise self._fenced()
 
     def _fenced(self) -> RepositoryLocked:
-        silent = f" (its last sign of life failed: {self._session.problem})" if self._session.problem else ""
+        silent = f" (its last heartbeat failed: {self._session.problem})" if self._session.problem else ""
         return RepositoryLocked(
             f"the run {self.run_id} was fenced by a prune while it stood still{silent}", hint=f"Run {self._again}."
         )
@@ -209,11 +234,11 @@ class RunWriter:
     def _close_session(self) -> None:
         self._session.close()
 
-    # -- what stands behind them
+    # -- the way of a chunk into a pack, and of a pack into the storage
 
     @property
     def _data_key(self) -> bytes:
-        """The id of this run's data key. It is made, and its wraps are stored, before the first chunk under it."""
+        """The id of this run's data key. The key is made, and its wraps are stored, before the first chunk under it."""
         if self._data_key_id is None:
             key_id, key = random_bytes(KEY_ID_SIZE), new_key()
             repository, holders = self._repository, [Holder(recipient) for recipient in self._recipients]
@@ -238,7 +263,7 @@ class RunWriter:
         return chunk_id
 
     def _take_sealed(self) -> None:
-        """Move the oldest sealed chunk into its pack: packs keep the order of the stream, as restores read it."""
+        """Move the oldest sealed chunk into its pack: packs keep the order of the stream, in which restores read it."""
         oldest = self._sealing.popleft()
         self._in_flight -= oldest.size
         self._add(oldest.chunk_id, oldest.key_id, oldest.sealed.result(), oldest.size)
@@ -270,6 +295,6 @@ class RunWriter:
         self._index.add(pack)
         self._used.add(pack.pack_id)
         self._new.difference_update(entry.chunk_id for entry in pack.entries)
-        self._unindexed.append(pack)
-        if sum(len(listing.entries) for listing in self._unindexed) >= MAX_ENTRIES:
+        self._unindexed.add(pack.packed())
+        if self._unindexed.full:
             self._store_index()

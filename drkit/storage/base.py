@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from drkit.errors import UsageError
 
 Data = bytes | bytearray | memoryview
 
-# Storages may keep unfinished writes below this name, so no key may start with it.
+# A storage may keep unfinished writes below this name, so no key may start with it.
 RESERVED = "tmp"
 
 _SEGMENT = re.compile(r"[a-z0-9._-]{1,255}")
@@ -25,57 +28,82 @@ class ObjectInfo(NamedTuple):
     size: int
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What is known of a storage without asking the store. The traits of an open storage never change."""
+
+    parallel_puts: int = 1
+    """How many puts at once make the storage faster. Each put in flight holds its object in memory."""
+    parallel_gets: int = 2
+    request_size: int = 0
+    """Bytes that one get should ask for where the caller can choose. A smaller request costs more than its bytes."""
+    locks: bool = False
+    """Whether new objects get an object lock, which keeps them from being deleted for a time."""
+    create_only: bool = True
+    """Whether the store decides which of several writers creates a key. If not, put looks for the key before it writes:
+    that is safe for one writer at a time. See `Storage.single_writer`."""
+
+
 class StoreInfo(NamedTuple):
-    """What a store says of itself; None where it has no such thing, or does not say."""
+    """What a store says of itself when asked. None: the store has no such thing, or does not say."""
 
     file_system: str | None = None
     shared: bool = False
-    """A file system of several hosts, or of a program: what one host sees of it proves nothing for the others."""
+    """Several hosts, or a program, serve this file system: what one host sees of it proves nothing for the others."""
     locks: bool | None = None
-    """Whether a file lock keeps another holder out."""
+    """Whether a file lock (flock) keeps another holder out."""
     versioning: bool | None = None
     object_lock: bool | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One thing that was tried against a stored object."""
+
+    what: str
+    answer: str
+    """What the store answered."""
+    survived: bool
+    """Whether the bytes that had been written could still be read afterwards."""
+
+
+class Tampering(NamedTuple):
+    """What came of trying to destroy scratch objects."""
+
+    attempts: list[Attempt]
+    left: list[str]
+    """Keys of scratch objects that could not be removed."""
 
 
 class Storage(ABC):
     """Objects under keys, written once and never changed.
 
-    Every method is safe to call from several threads. Only exceptions of `drkit.errors` leave it. A key must not be
-    the directory of another one (`a` beside `a/b`): a directory cannot store both.
+    Every method is safe to call from several threads. Only exceptions of `drkit.errors` leave it. A key must not be the
+    directory of another one (`a` beside `a/b`): a directory cannot store both.
+
+    The abstract methods are what every storage does. The others have a default for stores that know no such thing.
+    A storage around another one derives from ForwardingStorage, so that none of these defaults hides the inner storage.
     """
 
-    #: Where this storage is, as a user would write it; never holds a secret.
     url: str
+    """Where this storage is, as a user would write it. It never holds a secret."""
 
-    #: How many puts and gets at once make the storage faster; each put in flight holds its object in memory.
-    parallel_puts: int = 1
-    parallel_gets: int = 2
-    #: Bytes that a get should ask for where it can choose: below, a request costs more than its bytes.
-    request_size: int = 0
-
-    #: Whether new objects are locked against deletion for a time.
-    locks: bool = False
-
-    #: Set to False for a store that does not decide atomically who creates a key: put then looks before it writes,
-    #: which is enough for a single writer only.
-    create_only: bool = True
+    traits: Traits = Traits()
 
     @abstractmethod
-    def put(self, key: str, data: Data) -> None:
-        """Create an object, all or nothing; on return it is durable.
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        """Create an object, all or nothing. On return it is durable, and `data` may be changed.
 
-        Raises ObjectExists where the key is taken. A storage whose answers can be lost on the way takes an object with
-        the very same bytes for its own: bodies that must not be mistaken for one another carry a nonce. After any
-        other error the object may exist, but then it is whole: only its durability or our knowledge of it is missing.
+        `locked=False` is for an object that will soon be deleted: it gets no object lock, whatever its key.
+
+        Raises ObjectExists where the key is taken. A storage whose answers can be lost takes an object with the very
+        same bytes for its own, so bodies that must not be mistaken for one another carry a nonce. After any other error
+        the object may exist, but then it is whole: only its durability, or our knowledge of it, is missing.
         """
-
-    def put_passing(self, key: str, data: Data) -> None:
-        """Put an object that is soon deleted again: no retention lock holds it, whatever its key."""
-        self.put(key, data)
 
     @abstractmethod
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `offset`, or all that follow it; never fewer.
+        """Return `length` bytes from `offset`, or all bytes from there to the end; never fewer.
 
         Raises ObjectNotFound, and IntegrityError where the object ends before the range does.
         """
@@ -88,47 +116,82 @@ class Storage(ABC):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield every object whose key starts with `prefix` (any string of key characters), ordered by key bytewise.
 
-        An object that exists during the whole call is in the result. Absence is not emptiness: whatever hinders the
-        listing raises, at the latest before the iterator ends, so that an empty result means no such object.
+        An object that exists during the whole call is in the result. A listing that cannot be completed raises, before
+        the iterator ends at the latest: an empty result means that there is no such object.
         """
 
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; no error where there is none. Needs no free space.
 
-        Where the store keeps versions, all of them go. Raises AccessDenied for what is locked: it stays readable.
+        Where the store keeps versions, all of them go. Raises AccessDenied for a locked object, which stays readable.
+        """
+
+    def single_writer(self) -> Self:
+        """Return this storage for a store that takes one writer at a time: its put looks before it writes.
+
+        It shares everything else with this one, which stays as it is.
+        """
+        view = copy.copy(self)
+        view.traits = replace(self.traits, create_only=False)
+        return view
+
+    def fetch_ahead(self, keys: Sequence[str]) -> None:  # noqa: B027 most storages have nothing to do
+        """Expect that these listed objects will soon be got whole. A distant storage may get them now, all at once.
+
+        Never raises: an error surfaces in the later get.
         """
 
     def renew_locks(self, prefixes: Sequence[str], needed: Callable[[str], bool]) -> int:
-        """Renew the retention of the objects below these prefixes that are needed, where less than half of it is left.
+        """Renew the locks of the needed objects below these prefixes, where less than half of the period is left.
 
-        Returns how many were renewed: none where nothing is locked.
+        Returns how many were renewed: 0 where nothing is locked.
         """
         return 0
 
     def holds_locks(self, key: str) -> bool:
-        """Lock a scratch object under this key for some seconds, and try to delete it: whether that was refused.
+        """Lock a scratch object under this key for some seconds, and try to delete it. Return whether that was refused.
 
-        Only a refusal proves a lock. Takes until the lock has ended, and removes the object.
+        Only a refusal proves a lock. Returns when the lock has ended and the object is removed.
         """
         return False
 
+    def try_tampering(self) -> Tampering | None:
+        """Do to scratch objects what a thief of this host's credentials would do.
+
+        Returns when the scratch objects' locks have ended. None where trying shows nothing, since the store offers no
+        protection: whoever may write to a directory can delete all of it.
+        """
+        return None
+
     def shadowed_objects(self) -> Iterator[tuple[str, str]]:
-        """Yield the keys of objects that a store keeps versions of and that somebody hid or wrote over, and how."""
+        """Yield the keys whose objects were hidden or overwritten in a store that keeps versions, and what was done."""
         yield from ()
 
-    def fetch_ahead(self, keys: Sequence[str]) -> None:  # noqa: B027 most storages have nothing to do
-        """Expect these listed objects to be got soon, whole. A storage far away may get them now, all at once.
+    def foreign_files(self) -> Iterator[str]:
+        """Yield the paths inside the store whose names are not keys, in any order: no listing shows them."""
+        yield from ()
 
-        Raises nothing: what is wrong with an object is told to who gets it.
+    def permission_problem(self) -> str | None:
+        """Say who else on this host could change or remove the objects. None: nobody, as far as that can be seen."""
+        return None
+
+    def keep_reserve(self) -> None:  # noqa: B027 most storages have no disk that fills
+        """Set space aside, or what is missing of it, so that a prune can write its mark on a full disk.
+
+        Never raises: where there is no room for a reserve, there is none.
         """
 
-    def nature(self) -> StoreInfo:
+    def released_reserve(self) -> AbstractContextManager[None]:
+        """Give the reserve's space back while the context lasts, then set it aside again."""
+        return nullcontext()
+
+    def store_info(self) -> StoreInfo:
         """Ask the store what it is. May write and remove scratch files of its own."""
         return StoreInfo()
 
     def server_time(self) -> datetime | None:
-        """What the store's own clock says, None where it has none of its own."""
+        """Return the time of the store's own clock. None where it has no clock of its own."""
         return None
 
 

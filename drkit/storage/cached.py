@@ -1,67 +1,46 @@
-"""A storage far away, with copies of small immutable objects kept on this host: snapshot records, index, key labels.
+"""A distant storage, with copies of small immutable objects kept on this host: snapshot records, index, key labels.
 
-The copies are what the storage holds, sealed like there. They are used only for keys that a listing of this process has
-shown, in the size that it showed; whatever is wrong with them, the storage is asked instead.
+The copies are the sealed bytes that the storage holds. A copy is used only if a listing of this process has shown its
+key with its size. Whatever is wrong with the copies, the storage is asked instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from drkit.errors import DrkitError
-from drkit.storage.base import Data, ObjectInfo, Storage, StoreInfo
-
-log = logging.getLogger(__name__)
+from drkit.events import LOGGED, Events
+from drkit.storage.base import ObjectInfo, Storage
+from drkit.storage.forwarding import ForwardingStorage
 
 PREFIXES = ("snapshots/", "index/", "keys/recipients/")
 _BUSY_SECONDS = 5.0
 _FETCHES = 8
-"""Small objects asked for at once: what they take is the way there and back."""
+"""Small objects fetched at once: each costs a round trip and little else."""
 
 
-class CachedStorage(Storage):
-    """Everything goes to `inner`, but for gets of whole objects below PREFIXES that were got before."""
+class CachedStorage(ForwardingStorage):
+    """Answers gets of whole objects below PREFIXES from copies where it can."""
 
-    def __init__(self, inner: Storage, path: Path) -> None:
-        self._inner = inner
-        self._copies = _Copies(path)
+    def __init__(self, inner: Storage, path: Path, events: Events = LOGGED) -> None:
+        super().__init__(inner)
+        self._copies = _Copies(path, events)
         self._listed: dict[str, int] = {}
-        self.url = inner.url
-        self.parallel_puts = inner.parallel_puts
-        self.parallel_gets = inner.parallel_gets
-        self.request_size = inner.request_size
-        self.locks = inner.locks
-
-    @property
-    def create_only(self) -> bool:
-        return self._inner.create_only
-
-    @create_only.setter
-    def create_only(self, value: bool) -> None:
-        self._inner.create_only = value
-
-    def put(self, key: str, data: Data) -> None:
-        self._inner.put(key, data)
-
-    def put_passing(self, key: str, data: Data) -> None:
-        self._inner.put_passing(key, data)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         size = self._listed.get(key)
         if offset or length is not None or size is None:
-            return self._inner.get(key, offset, length)
+            return self.inner.get(key, offset, length)
         body = self._copies.get(key)
         if body is None or len(body) != size:
-            body = self._inner.get(key)
+            body = self.inner.get(key)
             self._copies.put(key, body)
         return body
 
@@ -73,14 +52,11 @@ class CachedStorage(Storage):
                 pass
 
     def _try_fetch(self, key: str) -> None:
-        with contextlib.suppress(DrkitError):  # who then gets it is told
-            self._copies.put(key, self._inner.get(key))
-
-    def stat(self, key: str) -> ObjectInfo:
-        return self._inner.stat(key)
+        with contextlib.suppress(DrkitError):  # the later get raises it
+            self._copies.put(key, self.inner.get(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        listing = self._inner.list(prefix)
+        listing = self.inner.list(prefix)
         return self._noted(prefix, listing) if prefix in PREFIXES else listing
 
     def _noted(self, prefix: str, listing: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
@@ -94,30 +70,16 @@ class CachedStorage(Storage):
         self._listed |= there
 
     def delete(self, key: str) -> None:
-        self._inner.delete(key)
+        self.inner.delete(key)
         self._listed.pop(key, None)
-
-    def renew_locks(self, prefixes: Sequence[str], needed: Callable[[str], bool]) -> int:
-        return self._inner.renew_locks(prefixes, needed)
-
-    def holds_locks(self, key: str) -> bool:
-        return self._inner.holds_locks(key)
-
-    def shadowed_objects(self) -> Iterator[tuple[str, str]]:
-        return self._inner.shadowed_objects()
-
-    def nature(self) -> StoreInfo:
-        return self._inner.nature()
-
-    def server_time(self) -> datetime | None:
-        return self._inner.server_time()
 
 
 class _Copies:
-    """Objects by key in an SQLite file of mode 0600. It may fail in any way: then there are no copies."""
+    """Objects by key in an SQLite file of mode 0600. Whatever fails, the result is that there are no copies."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, events: Events) -> None:
         self._path = path
+        self._events = events
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         try:
@@ -126,7 +88,7 @@ class _Copies:
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
-        # Nothing is lost with the file, so nothing need wait for the disk.
+        # Losing the file loses nothing, so no write needs to wait for the disk.
         self._do(lambda database: database.execute("PRAGMA synchronous = OFF"), None)
         self._do(
             lambda database: database.execute(
@@ -164,7 +126,7 @@ class _Copies:
             try:
                 return work(self._database)
             except sqlite3.OperationalError as error:
-                if "locked" in str(error) or "busy" in str(error):  # by another drkit: this once without the copies
+                if "locked" in str(error) or "busy" in str(error):  # by another drkit: do without copies this once
                     return default
                 self._give_up(error)
             except sqlite3.Error as error:
@@ -172,9 +134,9 @@ class _Copies:
         return default
 
     def _give_up(self, error: Exception) -> None:
-        log.info("%s: no copies are kept (%s)", self._path, error)
+        self._events.note(f"{self._path}: no copies are kept ({error})")
         if self._database is not None:
             self._database.close()
             self._database = None
-            with contextlib.suppress(OSError):  # damaged: the next run makes it anew
+            with contextlib.suppress(OSError):  # damaged: the next run recreates it
                 self._path.unlink()

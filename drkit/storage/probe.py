@@ -1,7 +1,7 @@
-"""What a store can really do, tried out in the very bucket and prefix, or directory, that a repository will use.
+"""What a store can really do, tried in the very bucket and prefix, or directory, that a repository will use.
 
-That a server accepts a header proves nothing, and that it refuses a second put proves nothing of a race: so eight
-writers race for one key, several times. Scratch objects lie below `probe/` and are removed.
+A server that accepts a header may ignore it, and one that refuses a second put may still lose a race. So eight writers
+race for one key, several times. Scratch objects lie below `probe/` and are removed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ ROUNDS = 6
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What was found. `None` is: could not be found out, or means nothing here."""
+    """What was found. None: it could not be found out, or means nothing here."""
 
     create_only: bool
     """A second put of other bytes is refused and changes nothing."""
     atomic: bool
     """Of eight racing writers exactly one succeeded, in every round, and its bytes are there."""
     listing: bool
-    """A listing shows what was just put, and no longer what was just deleted."""
+    """A listing shows what was just put, and does not show what was just deleted."""
     ranges: bool
     deletes: bool
     nature: StoreInfo = field(default_factory=StoreInfo)
@@ -39,7 +39,7 @@ class Capabilities:
 
     @property
     def unsafe(self) -> str | None:
-        """Why two writers at once are not safe here; None when they are."""
+        """Why two writers at once are not safe here. None: they are safe."""
         if not self.create_only:
             return "a second write replaces the first"
         if not self.atomic:
@@ -52,7 +52,7 @@ class Capabilities:
 
     @property
     def unusable(self) -> str | None:
-        """Why no repository can be kept here at all; None when one can."""
+        """Why no repository can be kept here at all. None: one can."""
         if not self.listing:
             return "a listing does not show what was just written"
         if not self.ranges:
@@ -62,23 +62,27 @@ class Capabilities:
         return None
 
 
-def probe(storage: Storage) -> Capabilities:
-    """Try everything out. Raises what the storage raises where not even a plain put, get or list works.
+def probe_storage(storage: Storage) -> Capabilities:
+    """Try everything. Raises what the storage raises if not even a plain put, get or list works.
 
-    Where the store does not know conditional writes, it is asked to go on without: see Storage.create_only.
+    A store that does not know conditional writes is tried without them, see Storage.single_writer.
     """
-    nature = storage.nature()
+    nature = storage.store_info()
     base = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
+    twice = f"{base}/twice"
+    body = secrets.token_bytes(64)
     notes: list[str] = []
-    made: list[str] = []
+    made = [twice]
     try:
-        create_only = _refuses_a_second_put(storage, f"{base}/twice", made, notes)
+        usable = _put_in_some_way(storage, twice, body, notes)
+        create_only = usable is storage and _refuses_a_second_put(storage, twice, body)
+        storage = usable
         atomic = create_only and all(_one_wins(storage, f"{base}/race-{turn}", made) for turn in range(ROUNDS))
         listing = {info.key for info in storage.list(f"{base}/")} == set(made)
-        ranges = _reads_ranges(storage, made[0])
-        locks = storage.holds_locks(f"{base}/locked") if storage.locks else None
+        ranges = _reads_ranges(storage, twice)
+        locks = storage.holds_locks(f"{base}/locked") if storage.traits.locks else None
     except BaseException:
-        with contextlib.suppress(DrkitError):  # what failed first is what there is to tell
+        with contextlib.suppress(DrkitError):  # report the first failure, not one of the clean-up
             _removed(storage, made, notes)
         raise
     deletes = _removed(storage, made, notes)
@@ -87,21 +91,23 @@ def probe(storage: Storage) -> Capabilities:
     return Capabilities(create_only, atomic, listing, ranges, deletes, nature, tuple(notes), locks)
 
 
-def _refuses_a_second_put(storage: Storage, key: str, made: list[str], notes: list[str]) -> bool:
-    first, second = secrets.token_bytes(64), secrets.token_bytes(64)
-    made.append(key)
+def _put_in_some_way(storage: Storage, key: str, body: bytes, notes: list[str]) -> Storage:
+    """Put an object, without a condition if it is the condition that fails. Return the storage that can do so."""
     try:
-        storage.put(key, first)
+        storage.put(key, body)
     except StorageUnavailable as error:
-        if not storage.create_only:
+        if not storage.traits.create_only:
             raise
-        # Perhaps it is the condition that the store does not know: without one the put must work.
-        storage.create_only = False
-        storage.put(key, first)
+        without = storage.single_writer()
+        without.put(key, body)
         notes.append(f"conditional writes: {error.message}")
-        return False
+        return without
+    return storage
+
+
+def _refuses_a_second_put(storage: Storage, key: str, first: bytes) -> bool:
     try:
-        storage.put(key, second)
+        storage.put(key, secrets.token_bytes(64))
     except ObjectExists:
         return storage.get(key) == first
     return False

@@ -1,33 +1,29 @@
-"""Trying again what may pass: the only importer of tenacity. It knows nothing of S3.
+"""Trying again after failures that may pass: the only importer of tenacity. It knows nothing of S3.
 
 Waits are random and grow, so that many clients that failed together do not return together. Both the number of attempts
-and the time are bounded, on the monotonic clock: whoever waits for us is told in the end.
+and the time, on the monotonic clock, are bounded: the caller gets an error in the end.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import tenacity
 
 from drkit.errors import DrkitError
-
-log = logging.getLogger(__name__)
-
-TOLD = 2
-"""The attempt whose failure is told to whoever waits for us; the first one passes unseen, as most failures do."""
+from drkit.events import LOGGED, Events
 
 T = TypeVar("T")
 
 
 class TransientError(Exception):
-    """A failure that may pass. `error` is what to raise when it does not.
+    """A failure that may pass. `error` is raised in its place if it does not.
 
-    `refused`: nobody listens there at all. Before anything was ever answered that is rather a mistake than a pause.
+    `refused`: nobody listens there at all. Before anything was ever answered, that is more likely a mistake than an
+    outage.
     """
 
     def __init__(self, error: DrkitError, *, refused: bool = False) -> None:
@@ -46,7 +42,7 @@ class RetryPolicy:
 
     attempts: int = 12
     refused: int = 5
-    """Attempts where every connection was refused from the first one on: some seconds."""
+    """Attempts if every connection so far was refused: that takes some seconds."""
     total: float = 300
     first_wait: float = 0.25
     longest_wait: float = 20
@@ -56,10 +52,10 @@ class RetryPolicy:
 
 
 class Deadline:
-    """When one answer of `size` bytes has taken too long."""
+    """The time by which an answer of `size` bytes must have arrived."""
 
-    def __init__(self, patience: RetryPolicy, size: int) -> None:
-        self._end = time.monotonic() + patience.read + size / patience.slowest
+    def __init__(self, policy: RetryPolicy, size: int) -> None:
+        self._end = time.monotonic() + policy.read + size / policy.slowest
 
     @property
     def passed(self) -> bool:
@@ -67,60 +63,56 @@ class Deadline:
 
 
 class Retrier:
-    """Runs actions until they end well, or patience does. `retries` counts, over all threads, what was tried again."""
+    """Runs the actions of one storage, from any thread, until they succeed or the policy's limits are reached."""
 
-    def __init__(self, patience: RetryPolicy) -> None:
-        self._patience = patience
-        self._answered = False
-        """Whether anybody was ever there."""
+    def __init__(self, policy: RetryPolicy, events: Events = LOGGED) -> None:
+        self.policy = policy
         self.retries = 0
+        """How many attempts so far were not the first."""
+        self._events = events
+        self._answered = False
+        """Whether the other side was ever there."""
 
-    def run(self, what: str, action: Callable[[int], T]) -> T:
-        """Call `action` with the number of earlier attempts until it raises no TransientError.
+    def run(self, what: str, action: Callable[[], T]) -> T:
+        """Call `action` until it raises no TransientError.
 
-        Raises the error that the last TransientError carried; whatever else the action raises goes through at once.
+        Raises the error that the last TransientError carried. Whatever else the action raises goes through at once.
         """
-        attempts = 0
-        patience = self._patience
-
-        def attempt() -> T:
-            nonlocal attempts
-            attempts += 1
-            try:
-                result = action(attempts - 1)
-            except TransientError as failure:
-                self._answered |= not failure.refused
-                raise
-            self._answered = True
-            return result
-
-        too_late = tenacity.stop_before_delay(patience.total)
-
-        def given_up(state: tenacity.RetryCallState) -> bool:
-            most = patience.attempts if self._answered else min(patience.refused, patience.attempts)
-            return state.attempt_number >= most or too_late(state)
-
-        def note(state: tenacity.RetryCallState) -> None:
-            self.retries += 1
-            if state.outcome is not None:
-                number = state.attempt_number
-                level = logging.DEBUG if number < TOLD else logging.WARNING if number == TOLD else logging.INFO
-                reason = state.outcome.exception()
-                log.log(level, "%s: attempt %d of %d failed: %s; trying again", what, number, patience.attempts, reason)
-
-        started = time.monotonic()
+        policy = self.policy
+        too_late = tenacity.stop_before_delay(policy.total)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
-            stop=given_up,
-            wait=tenacity.wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait),
-            before_sleep=note,
-            reraise=True,
+            stop=lambda state: self._tried_enough(state) or too_late(state),
+            wait=tenacity.wait_random_exponential(multiplier=policy.first_wait, max=policy.longest_wait),
+            before_sleep=lambda state: self._report(what, state),
+            retry_error_callback=_give_up,
         )
-        try:
-            return retrying(attempt)
-        except TransientError as failure:
-            error = failure.error
-            seconds = time.monotonic() - started
-            error.message += f" (given up after {attempts} attempts in {seconds:.0f} s)"
-            error.args = (error.message,)
-            raise error from failure.__cause__
+        result = retrying(action)
+        self._answered = True
+        return result
+
+    def _tried_enough(self, state: tenacity.RetryCallState) -> bool:
+        self._answered |= not _failure(state).refused
+        attempts = self.policy.attempts if self._answered else min(self.policy.refused, self.policy.attempts)
+        return state.attempt_number >= attempts
+
+    def _report(self, what: str, state: tenacity.RetryCallState) -> None:
+        """Warn from the second failed attempt: a single failure is common."""
+        self.retries += 1
+        number = state.attempt_number
+        tell = {1: self._events.detail, 2: self._events.warn}.get(number, self._events.note)
+        tell(f"{what}: attempt {number} of {self.policy.attempts} failed: {_failure(state)}; trying again")
+
+
+def _failure(state: tenacity.RetryCallState) -> TransientError:
+    failure = state.outcome.exception() if state.outcome else None
+    assert isinstance(failure, TransientError)
+    return failure
+
+
+def _give_up(state: tenacity.RetryCallState) -> NoReturn:
+    failure = _failure(state)
+    error = failure.error
+    error.message += f" (given up after {state.attempt_number} attempts in {state.seconds_since_start:.0f} s)"
+    error.args = (error.message,)
+    raise error from failure.__cause__

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.process import HelperProcess
-from drkit.engine.volumes import start_capture
+from drkit.engine.helper.reading import start_capture
 from drkit.events import Events
 from drkit.pipeline.standby import StandBy
 from drkit.policy import Policy

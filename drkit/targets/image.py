@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from drkit.engine import images
 from drkit.engine.client import Engine
-from drkit.engine.images import ImageIdentity, check_tags, inspect_image, load_image, save_image
+from drkit.engine.image_identity import ImageIdentity, check_tags, identify_image, load_image, save_image
 from drkit.errors import CaptureFailed, UsageError
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def plan(policy: Policy, engine: Engine) -> list[Planned]:
     planned: dict[str, Planned] = {}
     for image in policy.protect.images:
-        missing = None if engine.image(image.ref) else "there is no such image"
+        missing = None if images.inspect(engine, image.ref) else "there is no such image"
         planned.setdefault(image.ref, Planned(Kind.IMAGE, image.ref, problem=missing))
     return list(planned.values())
 
@@ -31,13 +32,13 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     from drkit.pipeline.stream import iterator_readinto
     from drkit.targets.pipes import capture_of
 
-    image = inspect_image(capturing.engine, planned.name)
+    image = identify_image(capturing.engine, planned.name)
     target.source = asdict(image)
     shared = capture_of(capturing, target)
     if previous is not None and _same_image(previous, image) and can_take_over(shared, previous):
-        take_over(shared, target, previous)
+        take_over(shared, previous)
         return
-    names = capture_stream(shared, target, iterator_readinto(save_image(capturing.engine, image)))
+    names = capture_stream(shared, iterator_readinto(save_image(capturing.engine, image)))
     if b"manifest.json" not in names:
         raise CaptureFailed(f"image {planned.name}: the engine's archive has no manifest.json")
 

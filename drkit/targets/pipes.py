@@ -22,8 +22,9 @@ def capture_of(capturing: Capturing, target: Target) -> Capture:
         capturing.repository,
         capturing.reader,
         capturing.writer,
+        target,
         started.timestamp(),
-        lambda count: capturing.events.progress(f"{target.kind} {target.name}", count),
+        capturing.events,
     )
 
 

@@ -6,17 +6,13 @@ import secrets
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
-from drkit.engine.volumes import (
-    LABEL_RESTORE,
-    create_restored_volume,
-    harmless_options,
-    match_volumes,
-    remove_if_ours,
-)
+from drkit.engine.helper.reading import start_capture
+from drkit.engine.helper.writing import start_extract
 from drkit.errors import CaptureFailed, DrkitError
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
@@ -39,21 +35,21 @@ def plan(policy: Policy, engine: Engine) -> list[Planned]:
     """Resolve names before patterns. A pattern that matches nothing is a target that fails, not a silent gap."""
     planned: dict[str, Planned] = {}
     for entry in sorted(policy.protect.volumes, key=lambda entry: entry.name is None):
-        names = [entry.name] if entry.name else match_volumes(engine, entry.match or "")
+        names = [entry.name] if entry.name else volumes.match(engine, entry.match or "")
         if not names:
             planned[str(entry.match)] = Planned(Kind.VOLUME, str(entry.match), problem="no volume matches")
         for name in names:
-            missing = None if engine.volume(name) else "there is no such volume"
+            missing = None if volumes.inspect(engine, name) else "there is no such volume"
             planned.setdefault(name, Planned(Kind.VOLUME, name, entry.exclude, entry.trusted_xattrs, missing))
     return list(planned.values())
 
 
 def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
-    from drkit.pipeline.capture import capture_volume
+    from drkit.pipeline.capture import capture_directory
     from drkit.pipeline.select import Patterns
     from drkit.targets.pipes import capture_of
 
-    document = capturing.engine.volume(planned.name)
+    document = volumes.inspect(capturing.engine, planned.name)
     if document is None:
         raise CaptureFailed(f"volume {planned.name}: there is no such volume")
     target.source = {key: document.get(key) for key in ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")}
@@ -63,14 +59,22 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     if not helper.full:
         target.lost = list(STOCK_LOSSES)
     start = partial(capturing.ready.standby.take, planned.name)
-    capture_volume(capture_of(capturing, target), helper, start, target, Patterns(planned.exclude), previous)
+    start_again = partial(
+        start_capture,
+        capturing.engine,
+        helper,
+        planned.name,
+        run_id=capturing.ready.run_id,
+        trusted_xattrs=planned.trusted_xattrs,
+    )
+    capture_directory(capture_of(capturing, target), helper, start, start_again, Patterns(planned.exclude), previous)
 
 
 def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions) -> RestorePlan:
     """Plan to make a new volume. Raises DrkitError where the volume exists, and where no path matches."""
     name = options.to or target.name
     unfinished = restoring.journal.unfinished(name)
-    _require_absent(restoring.engine, name, unfinished)
+    volumes.require_absent(restoring.engine, name, unless_restore=unfinished)
     selection = _selected(restoring, target, options) if options.paths else None
     files = target.files if selection is None else len(selection.paths)
     if not files and options.paths:
@@ -79,7 +83,7 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
             hint=f"See what there is: drkit ls {snapshot.id} {target.name}.",
         )
     source = target.source
-    made = harmless_options(
+    made = volumes.harmless_options(
         str(source.get("Driver") or "local"), source.get("Options"), same_device=options.same_device
     )
     notes = _not_taken_over(made.dropped)
@@ -97,16 +101,6 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
 
 def _not_taken_over(reasons: Iterable[str]) -> list[str]:
     return [f"not taken over from the original: {reason}" for reason in reasons]
-
-
-def _require_absent(engine: Engine, name: str, unfinished: str | None) -> None:
-    there = engine.volume(name)
-    if there is None or (unfinished is not None and (there.get("Labels") or {}).get(LABEL_RESTORE) == unfinished):
-        return
-    raise DrkitError(
-        f"volume {name} exists, and a restore never writes into a volume that is there",
-        hint=f"Restore beside it: --to-volume {name}-restored; or remove it: docker volume rm {name}.",
-    )
 
 
 def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> Selection:
@@ -130,28 +124,30 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     helper = _restore_helper(restoring, plan.snapshot, run_id=restore_id)
     unfinished = journal.unfinished(plan.name)
     if unfinished is not None:
-        remove_if_ours(engine, plan.name, restore_id=unfinished)
+        volumes.remove_restored(engine, plan.name, restore_id=unfinished)
     started = time.monotonic()
     with ChunkReader(repository) as reader:
+        process: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": plan.target.trusted_xattrs}
         work = Restore(
-            engine,
-            helper,
+            f"volume {plan.name}",
+            partial(start_extract, engine, helper, plan.name, **process),
+            partial(start_capture, engine, helper, plan.name, held=True, **process),
+            helper.full,
             reader,
             repository.meta.member,
             plan.target,
             plan.selection,
-            restore_id,
-            lambda count: restoring.events.progress(f"volume {plan.name}", count),
+            restoring.events,
         )
         journal.begin(plan.name, restore_id)
         try:
-            made = create_restored_volume(
+            made = volumes.create_restored(
                 engine, plan.name, plan.target.source, restore_id=restore_id, same_device=plan.options.same_device
             )
             for note in _not_taken_over(made.plan.dropped):
                 if note not in plan.notes:
                     restoring.events.warn(note)
-            with verifier(work, plan.name) as verify, extracted(work, plan.name):
+            with verifier(work) as verify, extracted(work):
                 written = time.monotonic()
                 files, size = verify()
         except BaseException:
@@ -166,7 +162,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
 def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:
     """Remove what is not verified: it must not pass for restored. Where that fails, the journal tells the next run."""
     try:
-        remove_if_ours(restoring.engine, volume, restore_id=restore_id)
+        volumes.remove_restored(restoring.engine, volume, restore_id=restore_id)
     except DrkitError as error:
         restoring.events.warn(
             f"volume {volume}: not verified, and not removed: {error.message}", hint="Run the restore again."

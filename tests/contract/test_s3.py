@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from drkit.errors import AccessDenied, ObjectExists, RepositoryNotFound, StorageUnavailable, UsageError
-from drkit.storage.probe import probe
+from drkit.storage.probe import probe_storage
 from drkit.storage.s3.bucket import MAX_OBJECT, S3Storage, open_bucket
 from drkit.storage.s3.settings import S3Settings
 from tests.support.s3 import IMPATIENT, S3Server, bucket, credentials, unique_bucket
@@ -31,7 +31,7 @@ def storage(s3_server: S3Server, place: str) -> S3Storage:
 
 def requests_of(storage: S3Storage) -> list[Any]:
     sent: list[Any] = []
-    storage._client.meta.events.register("before-send.s3", lambda request, **rest: sent.append(request))
+    storage._client.boto.meta.events.register("before-send.s3", lambda request, **rest: sent.append(request))
     return sent
 
 
@@ -61,9 +61,9 @@ def test_a_versioned_bucket_is_found_out(storage: S3Storage, s3_server: S3Server
     """radosgw ignores the condition there: two puts succeed. A storage that looks first refuses the second."""
     name = storage.url.split("/")[2]
     s3_server.client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    found = probe(storage)
+    found = probe_storage(storage)
     assert (found.create_only, found.nature.versioning) == (False, True)
-    storage.create_only = False
+    storage = storage.single_writer()
     storage.put("config", b"first")
     with pytest.raises(ObjectExists):
         storage.put("config", b"second")
@@ -74,7 +74,7 @@ def test_a_versioned_bucket_is_found_out(storage: S3Storage, s3_server: S3Server
 
 
 def test_a_plain_bucket_is_safe_for_many(storage: S3Storage) -> None:
-    found = probe(storage)
+    found = probe_storage(storage)
     assert found.unsafe is None
     assert (found.nature.versioning, found.nature.object_lock) == (False, False)
     assert list(storage.list("")) == []
@@ -95,6 +95,7 @@ def test_other_objects_in_the_bucket_are_passed_over(storage: S3Storage, s3_serv
         client.put_object(Bucket=name, Key=key, Body=b"x")
     storage.put("config", b"ours")
     assert [(info.key, info.size) for info in storage.list("")] == [("config", 4)]
+    assert [(version.key, version.size, version.latest) for version in storage.versions("")] == [("config", 4, True)]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,8 @@ def test_a_listing_that_cannot_be_true_is_an_error(storage: S3Storage, change: A
             parsed.update(Contents=[{"Key": f"prefix/index/{number}", "Size": 1} for number in (1, 2)], KeyCount=2)
             change(parsed)
 
-    storage._client.meta.events.register("after-call.s3.ListObjectsV2", tamper)
-    storage._client.meta.events.register(
+    storage._client.boto.meta.events.register("after-call.s3.ListObjectsV2", tamper)
+    storage._client.boto.meta.events.register(
         "provide-client-params.s3.ListObjectsV2",
         lambda params, **rest: {key: value for key, value in params.items() if key != "ContinuationToken"},
     )
@@ -198,7 +199,7 @@ def test_bytes_that_change_on_the_way_are_not_stored(storage: S3Storage, rng: ra
             changed[1 << 20] ^= 1
             request.body = bytes(changed)
 
-    storage._client.meta.events.register("before-send.s3.PutObject", flip)
+    storage._client.boto.meta.events.register("before-send.s3.PutObject", flip)
     storage.put("packs/aa/one", body)
     assert sent == 3
     assert storage.get("packs/aa/one") == body

@@ -58,7 +58,7 @@ def test_what_is_written_is_locked_until_its_period_ends(opened: Open, s3_server
     storage = opened(4, mode)
     storage.put(KEY, b"locked")
     storage.put("sessions/run/0", b"not locked")
-    storage.put_passing("packs/aa/two", b"not locked")
+    storage.put("packs/aa/two", b"not locked", locked=False)
     head = retention(s3_server, storage, KEY)
     assert head["ObjectLockMode"] == mode.upper()
     assert "ObjectLockMode" not in retention(s3_server, storage, "sessions/run/0")

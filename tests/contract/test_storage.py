@@ -142,12 +142,27 @@ def test_a_second_put_of_the_same_bytes_changes_nothing(storage: Storage) -> Non
 
 @pytest.mark.parametrize("second", [b"first", b"second"])
 def test_a_storage_that_looks_before_it_writes_refuses_a_second_put_too(storage: Storage, second: bytes) -> None:
-    storage.create_only = False
+    storage = storage.single_writer()
     storage.put("config", b"first")
     if second != b"first" or not isinstance(storage, S3Storage):
         with pytest.raises(ObjectExists, match="config"):
             storage.put("config", second)
     assert storage.get("config") == b"first"
+
+
+def test_what_a_store_does_not_know_is_absent(storage: Storage) -> None:
+    storage.put("config", b"x")
+    assert not storage.traits.locks
+    assert storage.renew_locks(["config"], lambda key: True) == 0
+    assert not storage.holds_locks("probe/locked")
+    assert list(storage.shadowed_objects()) == list(storage.foreign_files()) == []
+    storage.fetch_ahead(["config"])
+    with storage.released_reserve():
+        assert storage.get("config") == b"x"
+    for path in storage.root.glob("tmp/reserve-*") if isinstance(storage, LocalStorage) else []:
+        path.unlink()
+    if not isinstance(storage, S3Storage):
+        assert storage.try_tampering() is None
 
 
 def test_only_one_of_many_concurrent_puts_wins(storage: Storage) -> None:

@@ -155,7 +155,7 @@ def test_another_repository_in_its_place_is_refused_until_it_is_accepted(lab: La
     [state] = list(lab.state.rglob("*.json"))
     assert state.stat().st_mode & 0o777 == 0o600
     state.write_bytes(b"damaged")
-    assert "is not known" in lab.drkit("backup").stderr
+    assert "cannot tell whether another repository took the place" in lab.drkit("backup").stderr
     assert lab.drkit("backup").stderr == ""
 
 
@@ -169,7 +169,7 @@ def test_a_repository_that_was_set_back_is_told_once(lab: Lab) -> None:
     shutil.move(lab.directory / "earlier", lab.repository)
     said = lab.drkit("backup").stderr
     assert f"snapshot {newest}, the newest that this host knows of" in said
-    assert "then there were 2 snapshots, now 1" in said
+    assert "there were 2 snapshots then, there are 1 now" in said
     assert lab.drkit("backup").stderr == ""
 
 

@@ -61,7 +61,7 @@ def test_a_bucket_without_object_lock_is_refused_at_init(s3_lab: Lab, s3_server:
         result = s3_lab.drkit("init")
         assert result.code == 13
         assert "a locked object could be deleted, or none could be locked at all" in result.stderr
-        assert "hint: Make a bucket with object lock enabled" in result.stderr
+        assert "hint: Create a bucket with object lock enabled" in result.stderr
         assert "Contents" not in s3_server.client().list_objects_v2(Bucket=name)
     assert not s3_lab.identity.exists()
 

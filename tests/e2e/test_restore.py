@@ -199,7 +199,7 @@ def test_which_snapshot_is_meant(lab: Lab) -> None:
         assert reference in said
     early = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     assert "not found" in lab.fails(1, "restore", "latest", "--at", early, "--volume", volume.name)
-    assert "this is no time" in lab.fails(2, "restore", "latest", "--at", "yesterday", "--volume", volume.name)
+    assert "not a valid time" in lab.fails(2, "restore", "latest", "--at", "yesterday", "--volume", volume.name)
     assert "holds no volume" in lab.fails(1, "restore", first, "--volume", f"{lab.name}-other")
 
 
@@ -349,9 +349,9 @@ def test_what_is_not_as_recorded_after_extraction_is_found(
             (files / "db" / "tablf").touch()
 
     @contextmanager
-    def verifier(restore: Restore, name: str) -> Iterator[Callable[[], tuple[int, int]]]:
-        with real_verifier(restore, name) as verify:
-            yield lambda: (spoil(name), verify())[1]
+    def verifier(restore: Restore) -> Iterator[Callable[[], tuple[int, int]]]:
+        with real_verifier(restore) as verify:
+            yield lambda: (spoil(new), verify())[1]
 
     real_verifier = extract.verifier
     monkeypatch.setattr(extract, "verifier", verifier)

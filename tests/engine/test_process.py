@@ -1,4 +1,4 @@
-"""HelperImage containers as processes: confined, bounded, and leaving nobody behind, whoever dies and when."""
+"""Helper containers as processes: confined, bounded, and leaving nothing behind, whoever dies and when."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from typing import Any
 import docker
 import pytest
 
+from drkit.engine import containers, images, volumes
 from drkit.engine.client import Engine
-from drkit.engine.helper import fifos as exchange
+from drkit.engine.helper import fifos
 from drkit.engine.helper.image import HelperImage, ensure_helper
-from drkit.engine.helper.launch import LABEL, Transport, run_helper, start_helper
+from drkit.engine.helper.launch import Transport, run_helper, start_helper
 from drkit.engine.helper.process import HelperProcess
-from drkit.engine.volumes import start_capture, start_extract
+from drkit.engine.helper.reading import start_capture
+from drkit.engine.helper.writing import start_extract
+from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError, UsageError
+from drkit.events import Collected
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRANSPORTS: list[Transport] = ["fifo", "attach"]
@@ -44,26 +48,26 @@ def helper(engine: Engine) -> HelperImage:
 
 @pytest.fixture
 def volume(engine: Engine, unique_name: str) -> Iterator[str]:
-    engine.create_volume(unique_name)
+    volumes.create(engine, unique_name)
     yield unique_name
-    engine.remove_volume(unique_name)
+    volumes.remove(engine, unique_name)
 
 
 @pytest.fixture(scope="module")
 def crowded_volume(engine: Engine) -> Iterator[str]:
     """A volume whose scan fills every pipe, for those who only read it."""
     name = f"drkit-test-crowded-{random.SystemRandom().randrange(2**32):08x}"
-    engine.create_volume(name)
+    volumes.create(engine, name)
     path = data_of(engine, name)
     for number in range(30_000):
         (path / f"{number:0100}").touch()
     (path / "large").write_bytes(b"x" * 20_000_000)
     yield name
-    engine.remove_volume(name)
+    volumes.remove(engine, name)
 
 
 def data_of(engine: Engine, volume: str) -> Path:
-    document = engine.volume(volume)
+    document = volumes.inspect(engine, volume)
     assert document is not None
     return Path(document["Mountpoint"])
 
@@ -130,7 +134,7 @@ def test_the_running_helper_is_confined(
 ) -> None:
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="for file in status net/dev; do "
         "while read line; do printf '%s\n' \"$line\"; done </proc/self/$file; done; read wait",
         volume=volume,
@@ -138,7 +142,7 @@ def test_the_running_helper_is_confined(
         trusted_xattrs=trusted,
         run_id="run-7",
     ) as process:
-        container = engine.container(process.container)
+        container = containers.inspect(engine, process.container)
         assert container is not None
         host = container["HostConfig"]
         assert host["NetworkMode"] == "none" and container["Config"]["NetworkDisabled"] is True
@@ -151,7 +155,7 @@ def test_the_running_helper_is_confined(
         assert host["Memory"] >= 1 << 30 and host["MemorySwap"] == host["Memory"]
         assert host["PidsLimit"] == 32 and host["NanoCpus"] >= 10**9
         assert not host["Binds"] and not host["Devices"] and not host["PortBindings"]
-        assert container["Config"]["Labels"][LABEL] == "run-7"
+        assert container["Config"]["Labels"][LABEL_HELPER] == "run-7"
         assert container["Image"] == helper.image_id
         mounts = {mount["Target"]: mount for mount in host["Mounts"]}
         assert mounts.keys() == {"/volume", "/drkit"}
@@ -171,7 +175,7 @@ def test_the_helper_cannot_do_what_it_must_not(engine: Engine, helper: HelperIma
     script = (
         "(: >/volume/x) 2>/dev/null && echo wrote; (: >/x) 2>/dev/null && echo wrote; read l </proc/net/route; echo $l"
     )
-    output, end = run_helper(engine, helper, script, volume=volume, run_id="test")
+    output, end = run_helper(engine, helper.image_id, script, volume=volume, run_id="test")
     assert b"wrote" not in output and end.code == 0
     assert list(data_of(engine, volume).iterdir()) == []
 
@@ -201,7 +205,7 @@ def test_reading_an_empty_volume_changes_nothing(
 def test_a_volume_that_does_not_exist_is_not_created(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     with pytest.raises(CaptureFailed, match="volume drkit-test-mistyped: no such volume"):
         start_capture(engine, helper, "drkit-test-mistyped", run_id="test", transport=transport)
-    assert engine.volume("drkit-test-mistyped") is None
+    assert volumes.inspect(engine, "drkit-test-mistyped") is None
     with pytest.raises(UsageError):
         start_capture(engine, helper, "../etc", run_id="test", transport=transport)
 
@@ -215,7 +219,7 @@ def test_streams_carry_every_byte(engine: Engine, helper: HelperImage, transport
     # sh has no cat: tar gives back the one member's bytes.
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="exec tar --extract --to-stdout --file=-",
         volume=None,
         readonly=True,
@@ -246,7 +250,12 @@ def archive_of(data: bytes) -> bytes:
 @both_transports
 def test_exit_status_and_stderr_arrive(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     output, end = run_helper(
-        engine, helper, 'printf "out $1"; printf err >&2; exit 7', run_id="test", transport=transport, arguments=["a b"]
+        engine,
+        helper.image_id,
+        'printf "out $1"; printf err >&2; exit 7',
+        run_id="test",
+        transport=transport,
+        arguments=["a b"],
     )
     assert (output, end.code, end.stderr, end.stderr_truncated, end.oom_killed) == (b"out a b", 7, b"err", False, False)
     assert end.describe() == "exit status 7: err"
@@ -259,7 +268,7 @@ def test_stderr_without_end_is_bounded_and_blocks_nothing(
     script = """
         line=0123456789abcdef; for i in 1 2 3 4 5 6 7 8; do line=$line$line; done
         i=0; while [ $i -lt 1000 ]; do echo $line >&2; i=$((i + 1)); done; echo done"""
-    output, end = run_helper(engine, helper, script, run_id="test", transport=transport)
+    output, end = run_helper(engine, helper.image_id, script, run_id="test", transport=transport)
     assert output == b"done\n" and end.code == 0
     assert end.stderr_truncated and len(end.stderr) == 1 << 20
 
@@ -271,7 +280,7 @@ def test_a_helper_that_reads_nothing_breaks_the_writer(
     with (
         start_helper(
             engine,
-            helper,
+            helper.image_id,
             script="echo no thanks >&2; exit 9",
             volume=None,
             readonly=False,
@@ -306,7 +315,7 @@ def test_a_restored_volume_captures_to_the_same_bytes(
     path.chmod(0o2750)
     archive = capture(engine, helper, volume, "fifo")
     other = f"{unique_name}-copy"
-    engine.create_volume(other)
+    volumes.create(engine, other)
     try:
         for transport in TRANSPORTS:
             with start_extract(engine, helper, other, run_id="test", transport=transport) as process:
@@ -315,24 +324,37 @@ def test_a_restored_volume_captures_to_the_same_bytes(
             assert (end.code, end.stderr) == (0, b"")
             assert capture(engine, helper, other, "fifo") == archive
     finally:
-        engine.remove_volume(other)
+        volumes.remove(engine, other)
 
 
 # --- the transport is proven, never guessed
 
 
+class Notes(Collected):
+    """Keeps the notes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def test_an_engine_that_does_not_share_the_directory_is_noticed(
     engine_url: str, helper: HelperImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def elsewhere(self: exchange.Fifos) -> dict[str, Any]:
+    def elsewhere(self: fifos.Fifos) -> dict[str, Any]:
         return {"Type": "bind", "Source": "/nonexistent/on-the-engines-host", "Target": "/drkit"}
 
-    monkeypatch.setattr(exchange.Fifos, "mount", elsewhere)
-    with Engine.connect(engine_url) as engine:
-        output, _ = run_helper(engine, helper, "echo here", run_id="test")
+    monkeypatch.setattr(fifos.Fifos, "mount", elsewhere)
+    events = Notes()
+    with Engine.connect(engine_url, events) as engine:
+        output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test")
         assert output == b"here\n" and engine.shares_directory is False
         with pytest.raises(DrkitError, match="bind source path does not exist"):
-            run_helper(engine, helper, "echo here", run_id="test", transport="fifo")
+            run_helper(engine, helper.image_id, "echo here", run_id="test", transport="fifo")
+    assert events.notes == [f"engine {engine_url} does not share directories with this host: using its attach stream"]
 
 
 def test_another_directory_of_the_same_name_is_noticed(
@@ -341,11 +363,11 @@ def test_another_directory_of_the_same_name_is_noticed(
     for name in ("in", "out", "err"):
         (tmp_path / name).touch(mode=0o666)
     monkeypatch.setattr(
-        exchange.Fifos, "mount", lambda self: {"Type": "bind", "Source": str(tmp_path), "Target": "/drkit"}
+        fifos.Fifos, "mount", lambda self: {"Type": "bind", "Source": str(tmp_path), "Target": "/drkit"}
     )
     monkeypatch.setattr("drkit.engine.helper.process._TOKEN_SECONDS", 2.0)
     with Engine.connect(engine_url) as engine:
-        output, _ = run_helper(engine, helper, "echo here", run_id="test")
+        output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test")
         assert output == b"here\n" and engine.shares_directory is False
 
 
@@ -354,9 +376,9 @@ def test_drkit_in_a_container_names_a_volume(
 ) -> None:
     monkeypatch.setenv("DRKIT_EXCHANGE_DIR", str(data_of(engine, volume)))
     with pytest.raises(UsageError, match="without the other"):
-        run_helper(engine, helper, "echo here", run_id="test")
+        run_helper(engine, helper.image_id, "echo here", run_id="test")
     monkeypatch.setenv("DRKIT_EXCHANGE_VOLUME", volume)
-    output, _ = run_helper(engine, helper, "echo here", run_id="test", transport="fifo")
+    output, _ = run_helper(engine, helper.image_id, "echo here", run_id="test", transport="fifo")
     assert output == b"here\n"
     assert list(data_of(engine, volume).iterdir()) == []
 
@@ -383,10 +405,11 @@ def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: HelperImag
 
 CHILD = """
 import os, signal, sys
+from drkit.engine import containers
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
-from drkit.engine.helper.process import HelperProcess
-from drkit.engine.volumes import start_capture, start_extract
+from drkit.engine.helper.reading import start_capture
+from drkit.engine.helper.writing import start_extract
 
 moment, volume, run_id = sys.argv[1:]
 die = lambda *ignored: os.kill(os.getpid(), signal.SIGKILL)
@@ -394,10 +417,10 @@ engine = Engine.connect()
 helper = ensure_helper(engine)
 buffer = memoryview(bytearray(1 << 16))
 if moment == "created":
-    Engine.start_container = die
+    containers.start = die
 if moment == "starting":
-    start = Engine.start_container
-    Engine.start_container = lambda self, container: (start(self, container), die())
+    start = containers.start
+    containers.start = lambda engine, container: (start(engine, container), die())
 if moment == "held":
     start_capture(engine, helper, volume, run_id=run_id, held=True)
     die()
@@ -434,12 +457,12 @@ def test_a_killed_drkit_leaves_no_running_helper(
         check=False,
     )
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
-    label = f"{LABEL}={unique_name}"
-    assert wait_until(lambda: not engine.containers([label], stopped=False), 5)
+    label = f"{LABEL_HELPER}={unique_name}"
+    assert wait_until(lambda: not containers.find(engine, [label], stopped=False), 5)
     if moment == "created":  # between two requests nobody can clean up: it stays, and runs nothing
-        (left,) = engine.containers([label])
-        engine.remove_container(left["Id"])
-    assert wait_until(lambda: not engine.containers([label]), 5)
+        (left,) = containers.find(engine, [label])
+        containers.remove(engine, left["Id"])
+    assert wait_until(lambda: not containers.find(engine, [label]), 5)
 
 
 @contextmanager
@@ -490,7 +513,7 @@ def test_a_killed_helper_is_never_taken_for_a_capture(
 def test_abort_ends_everything_from_another_thread(engine: Engine, helper: HelperImage, transport: Transport) -> None:
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="read forever",
         volume=None,
         readonly=True,
@@ -507,7 +530,7 @@ def test_abort_ends_everything_from_another_thread(engine: Engine, helper: Helpe
         with pytest.raises(CaptureFailed, match="was stopped"):
             process.finish()
         timer.join()
-    assert engine.container(process.container) is None
+    assert containers.inspect(engine, process.container) is None
 
 
 @both_transports
@@ -515,6 +538,7 @@ def test_leaving_early_removes_the_container(
     engine: Engine, helper: HelperImage, volume: str, transport: Transport
 ) -> None:
     (data_of(engine, volume) / "large").write_bytes(b"x" * 20_000_000)
+    started = time.monotonic()
     with (
         pytest.raises(ZeroDivisionError),
         start_capture(engine, helper, volume, run_id="test", transport=transport) as process,
@@ -524,13 +548,14 @@ def test_leaving_early_removes_the_container(
         process.close_stdin()
         process.readinto(memoryview(bytearray(1)))
         raise ZeroDivisionError
-    assert engine.container(process.container) is None
+    assert containers.inspect(engine, process.container) is None
+    assert time.monotonic() - started < 20
 
 
 def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: HelperImage) -> None:
     with start_helper(
         engine,
-        helper,
+        helper.image_id,
         script="trap '' TERM; exec >&-; while :; do :; done",
         volume=None,
         readonly=True,
@@ -541,13 +566,13 @@ def test_a_helper_that_does_not_end_is_killed(engine: Engine, helper: HelperImag
         read_all(process)
         with pytest.raises(CaptureFailed, match="did not end within 1 seconds and was killed"):
             process.finish()
-    assert engine.container(process.container) is None
+    assert containers.inspect(engine, process.container) is None
 
 
 def test_out_of_memory_is_named(engine: Engine, helper: HelperImage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drkit.engine.helper.launch._memory_limit", lambda facts: 16 << 20)
     script = "line=0123456789abcdef; while :; do line=$line$line; done"
-    _, end = run_helper(engine, helper, f"exec /bin/sh -c '{script}'", run_id="test")
+    _, end = run_helper(engine, helper.image_id, f"exec /bin/sh -c '{script}'", run_id="test")
     assert end.code == 137 and end.oom_killed
     assert end.describe() == "killed by the kernel: out of memory"
 
@@ -556,17 +581,17 @@ def test_nothing_is_left_on_the_host(
     engine: Engine, helper: HelperImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In the host's own place are those of other processes too.
-    monkeypatch.setattr(exchange, "_OWN_BASE", tmp_path / "drkit")
-    base = exchange._default_base()
+    monkeypatch.setattr(fifos, "_OWN_BASE", tmp_path / "drkit")
+    base = fifos._default_base()
     assert base == tmp_path / "drkit"
     descriptors = open_descriptors()
     for transport in TRANSPORTS:
-        run_helper(engine, helper, "exit 0", run_id="test", transport=transport)
+        run_helper(engine, helper.image_id, "exit 0", run_id="test", transport=transport)
     assert list(base.iterdir()) == []
     assert wait_until(lambda: open_descriptors() <= descriptors, 5)
     orphan = base / "drkit-exchange-orphan"
     orphan.mkdir()
-    run_helper(engine, helper, "exit 0", run_id="test", transport="fifo")
+    run_helper(engine, helper.image_id, "exit 0", run_id="test", transport="fifo")
     assert not orphan.exists()
 
 
@@ -575,12 +600,11 @@ def test_an_image_without_a_shell_is_said_so(engine: Engine, unique_name: str) -
     try:
         empty = subprocess.run(["tar", "-cf", "-", "--files-from=/dev/null"], capture_output=True, check=True).stdout
         api.import_image_from_data(empty, repository=unique_name, tag="1")
-        image = engine.image(f"{unique_name}:1")
+        image = images.inspect(engine, f"{unique_name}:1")
         assert image is not None
-        broken = HelperImage(image["Id"], "stock", "none", "amd64", full=False)
         with pytest.raises(DrkitError, match="/bin/sh"):
-            run_helper(engine, broken, "exit 0", run_id="test")
-        assert engine.containers([f"{LABEL}=test"]) == []
+            run_helper(engine, image["Id"], "exit 0", run_id="test")
+        assert containers.find(engine, [f"{LABEL_HELPER}=test"]) == []
     finally:
-        engine.remove_image(f"{unique_name}:1")
+        images.remove(engine, f"{unique_name}:1")
         api.close()

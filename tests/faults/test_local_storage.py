@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import AccessDenied, DrkitError, ObjectExists, StorageFull, StorageUnavailable
-from drkit.storage import open_storage, permission_problem
+from drkit.storage import open_storage
 from drkit.storage.local.directory import LocalStorage, explain
 
 MIB = 1 << 20
@@ -247,7 +247,7 @@ def test_modes_whatever_the_umask(tmp_path: Path, umask: int) -> None:
 def test_permission_problem(storage: LocalStorage, mode: int, owner: int, problem: str | None) -> None:
     storage.root.chmod(mode)
     os.chown(storage.root, owner, 0)
-    said = permission_problem(storage.root)
+    said = storage.permission_problem()
     if problem is None:
         assert said is None
     else:

@@ -11,8 +11,9 @@ from datetime import timedelta
 import pytest
 
 from drkit.repository.check import check_repository
+from drkit.repository.format.names import LOCKED_PREFIXES
 from drkit.repository.keys.identity import Identity, generate_identity
-from drkit.repository.locks import LOCKED_PREFIXES, renew_locks
+from drkit.repository.locks import renew_locks
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from drkit.storage.s3.bucket import S3Storage, open_bucket
@@ -112,9 +113,9 @@ def test_a_thief_hides_and_writes_over_everything_and_it_is_read_all_the_same(
     past = Repository.open(open_storage(storage.url, s3=settings), [identity])
     assert read_everything(past) == made
     assert check_repository(past).ok
-    covered = dict(storage.covered())
-    assert len(covered) == len(keys) - 1, "all but config"
-    assert {how.split()[0] for how in covered.values()} == {"hidden", "written"}
+    shadowed = dict(storage.shadowed_objects())
+    assert len(shadowed) == len(keys) - 1, "all but config"
+    assert {how.split()[0] for how in shadowed.values()} == {"hidden", "written"}
 
 
 def test_check_names_what_is_hidden(opened: Open, s3_server: S3Server, rng: random.Random) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from drkit.errors import StorageFull
+from drkit.errors import DrkitError, StorageFull
 from drkit.operations.prune import prune_repository
 from drkit.repository.check import check_repository
 from drkit.repository.keys.identity import Identity
 from drkit.repository.prune.prune import Options
 from drkit.repository.repository import Repository
-from drkit.storage import keep_reserve, open_storage
+from drkit.storage import open_storage
 from tests.support.pruning import FastClock, debris
 from tests.support.repositories import NOW, create, read_everything, write_snapshot
 
@@ -62,7 +62,7 @@ def test_a_full_disk_is_pruned(tmp_path: Path, options: str, fill: object, rng: 
     with small_file_system(place, options):
         storage = open_storage(str(place), create=True)
         _, identity = create(storage)
-        keep_reserve(storage)
+        storage.keep_reserve()
         reserve = sorted(place.glob("tmp/reserve-*"))
         assert len(reserve) == 16
         for run in ("old", "kept"):
@@ -82,12 +82,20 @@ def test_a_full_disk_is_pruned(tmp_path: Path, options: str, fill: object, rng: 
             ["rm", "-r", str(place / "lost+found")], check=True
         )
         write_snapshot(opened(identity), [identity.recipient], "more", {"v": contents["old"]})
-        keep_reserve(storage)
+        storage.keep_reserve()
         assert sorted(place.glob("tmp/reserve-*")) == reserve
+
+
+def test_a_reserve_that_cannot_be_released_is_an_error_of_ours(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path), create=True)
+    (tmp_path / "tmp/reserve-00").mkdir(parents=True)
+    storage.keep_reserve()
+    with pytest.raises(DrkitError, match="cannot release the reserve in"), storage.released_reserve():
+        pass
 
 
 def test_the_reserve_is_not_made_where_it_would_fill_the_disk(tmp_path: Path) -> None:
     with small_file_system(tmp_path / "repository", "size=50M"):
         storage = open_storage(str(tmp_path / "repository"), create=True)
-        keep_reserve(storage)
+        storage.keep_reserve()
         assert list((tmp_path / "repository").glob("tmp/reserve-*")) == []

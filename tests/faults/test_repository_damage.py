@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, RepositoryNotFound, StorageUnavailable
-from drkit.repository import writer as writer_module
+from drkit.repository import index as index_module
 from drkit.repository.check import Report, check_repository
 from drkit.repository.format import packs as packs_module
 from drkit.repository.format.packs import DATA_MAGIC, HEADER_SIZE, TRAILER
@@ -445,7 +445,7 @@ def test_random_damage_is_never_a_wrong_success(original: Original, rng: random.
 def small_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many packs and index objects in a small run: more places to break off at."""
     monkeypatch.setattr(packs_module, "PACK_SIZE", 200_000)
-    monkeypatch.setattr(writer_module, "MAX_ENTRIES", 8)
+    monkeypatch.setattr(index_module, "MAX_ENTRIES", 8)
 
 
 Break = Callable[[FaultyStorage, int], None]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from drkit.errors import DrkitError, ObjectExists, ObjectNotFound, RepositoryLocked, StorageUnavailable
+from drkit.events import Collected
 from drkit.repository.check import check_repository
 from drkit.repository.format import packs
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX
@@ -40,8 +41,8 @@ def place(s3_server: S3Server) -> Iterator[str]:
         yield f"s3://{name}/toxic"
 
 
-def through(proxy: ToxicProxy, place: str, patience: RetryPolicy = STUBBORN) -> S3Storage:
-    return open_bucket(place, S3Settings(endpoint=proxy.url, region="us-east-1"), patience)
+def through(proxy: ToxicProxy, place: str, policy: RetryPolicy = STUBBORN) -> S3Storage:
+    return open_bucket(place, S3Settings(endpoint=proxy.url, region="us-east-1"), policy)
 
 
 def directly(server: S3Server, place: str) -> S3Storage:
@@ -139,9 +140,12 @@ def test_what_does_not_pass_ends_as_an_error_in_time(proxy: ToxicProxy, place: s
 
 
 def test_nobody_answers(place: str) -> None:
-    storage = open_bucket(place, S3Settings(endpoint="http://127.0.0.1:1", region="us-east-1"), HASTY)
+    events = Collected()
+    storage = open_bucket(place, S3Settings(endpoint="http://127.0.0.1:1", region="us-east-1"), HASTY, events)
     with pytest.raises(StorageUnavailable, match=r"http://127.0.0.1:1 cannot be reached \(given up after 3 attempts"):
         list(storage.list(""))
+    [warning] = events.warnings
+    assert "attempt 2 of 3 failed" in warning.message
 
 
 def test_what_asking_again_cannot_change_is_asked_once(proxy: ToxicProxy, place: str, s3_server: S3Server) -> None:

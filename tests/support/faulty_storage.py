@@ -1,4 +1,4 @@
-"""A storage that fails by script, around a real one."""
+"""A storage around a real one that fails as a test has scripted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from drkit.storage.base import Data, ObjectInfo, Storage
+from drkit.storage.forwarding import ForwardingStorage
 
 Kind = Literal["put", "get", "stat", "list", "delete"]
 
@@ -35,15 +36,14 @@ class _Fault:
         return self.call <= self.seen < self.call + self.times
 
 
-class FaultyStorage(Storage):
-    """Counts all calls, fails those that were scripted, and shows each to `on_call` before it runs.
+class FaultyStorage(ForwardingStorage):
+    """Counts the calls that move objects, fails those that were scripted, and shows each to `on_call` before it runs.
 
-    To crash a process at its Nth call, let `on_call` kill it there; to pause a writer, let it wait.
+    To crash a process at its Nth call, let `on_call` kill it there. To pause a writer, let `on_call` wait.
     """
 
     def __init__(self, inner: Storage, *, on_call: Callable[[Call], None] | None = None) -> None:
-        self.inner = inner
-        self.url = inner.url
+        super().__init__(inner)
         self.calls: list[Call] = []
         self.on_call = on_call
         self._faults: list[_Fault] = []
@@ -61,13 +61,13 @@ class FaultyStorage(Storage):
     ) -> None:
         """Raise `error` at the `call`-th call, counted from now, of this kind and below this key prefix.
 
-        `times` lets the following ones fail too. With `after` the call does its work first, as when a reply is lost
-        on the way; a listing then breaks after its last item.
+        `times` makes the following calls fail too. With `after` the call does its work first, as if its answer were
+        lost; a listing then breaks after its last item.
         """
         self._faults.append(_Fault(error, call, kind, prefix, times, after))
 
     def _enter(self, kind: Kind, key: str) -> BaseException | None:
-        """Note the call; raise what strikes before it, return what strikes after it."""
+        """Count the call, raise the fault that strikes before it, and return the one that strikes after it."""
         with self._lock:
             call = Call(len(self.calls) + 1, kind, key)
             self.calls.append(call)
@@ -79,34 +79,34 @@ class FaultyStorage(Storage):
                 raise fault.error
         return struck[0].error if struck else None
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         late = self._enter("put", key)
-        self.inner.put(key, data)
+        super().put(key, data, locked=locked)
         if late:
             raise late
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         late = self._enter("get", key)
-        data = self.inner.get(key, offset, length)
+        data = super().get(key, offset, length)
         if late:
             raise late
         return data
 
     def stat(self, key: str) -> ObjectInfo:
         late = self._enter("stat", key)
-        info = self.inner.stat(key)
+        info = super().stat(key)
         if late:
             raise late
         return info
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         late = self._enter("list", prefix)
-        yield from self.inner.list(prefix)
+        yield from super().list(prefix)
         if late:
             raise late
 
     def delete(self, key: str) -> None:
         late = self._enter("delete", key)
-        self.inner.delete(key)
+        super().delete(key)
         if late:
             raise late

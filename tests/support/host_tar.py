@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from drkit.engine.volumes import SCAN_FORMAT, TAR_CREATE, TAR_EXTRACT
+from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.writing import TAR_EXTRACT
 from drkit.pipeline.paths import listed_name
 from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Entry, Scan, read_scan
@@ -26,7 +27,7 @@ def scan_output(root: Path) -> bytes:
 
 
 def scan_directory(root: Path, exclude: Sequence[str] = ()) -> Scan:
-    return read_scan(iterator_readinto([scan_output(root)]), Patterns(exclude), full=True)
+    return read_scan(iterator_readinto([scan_output(root)]), Patterns(exclude), what=str(root), full=True)
 
 
 def create_tar(root: Path, paths: Iterable[bytes]) -> bytes:

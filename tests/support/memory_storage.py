@@ -6,18 +6,19 @@ import threading
 from collections.abc import Iterator
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
-from drkit.storage.base import Data, ObjectInfo, Storage, validate_key, validate_prefix, validate_range
+from drkit.storage.base import Data, ObjectInfo, Storage, Traits, validate_key, validate_prefix, validate_range
 
 
 class MemoryStorage(Storage):
-    """`objects` may be read and changed by a test at will, to damage what is stored."""
+    """A test may read and change `objects` as it likes, to damage what is stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, traits: Traits = Traits()) -> None:  # noqa: B008 (frozen)
         self.url = "memory:"
+        self.traits = traits
         self.objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         validate_key(key)
         with self._lock:
             if key in self.objects:

@@ -17,7 +17,7 @@ def open_place(url: str, *, create: bool = False) -> Storage:
     settings = S3Settings(endpoint=os.environ.get("DRKIT_ENDPOINT"))
     first = _first(url.split("/")[2], settings) if is_s3(url) else None
     if isinstance(first, S3Storage):
-        return S3Storage(first._client, *parse_s3_url(url), settings, RetryPolicy())
+        return S3Storage(first._client.boto, *parse_s3_url(url), settings, RetryPolicy())
     return open_storage(url, create=create, s3=settings)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from drkit.repository.index import get_raw_index, index_keys, stored_packs
+from drkit.repository.index import get_index, index_keys
 from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_wraps
+from drkit.repository.pack_reader import stored_packs
 from drkit.repository.prune.prune import Clock, Done, Options, Prune
 from drkit.repository.repository import Repository
 
@@ -51,7 +52,7 @@ def debris(repository: Repository) -> list[str]:
     left = [info.key for prefix in ("sessions/", "marks/") for info in storage.list(prefix)]
     listed: dict[bytes, set[bytes]] = {}
     for key in index_keys(storage):
-        packs = get_raw_index(storage, sealer, key)
+        packs = get_index(storage, sealer, key)
         if not packs:
             left.append(key)
         for pack in packs:

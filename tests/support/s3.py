@@ -59,7 +59,7 @@ def is_radosgw(headers: Mapping[str, str]) -> bool:
 def talked_to(storage: S3Storage) -> list[Mapping[str, str]]:
     """The headers of every answer that the storage gets from now on."""
     seen: list[Mapping[str, str]] = []
-    events = storage._client.meta.events
+    events = storage._client.boto.meta.events
     events.register("after-call.s3", lambda parsed, **rest: seen.append(parsed["ResponseMetadata"]["HTTPHeaders"]))
     return seen
 
@@ -126,7 +126,7 @@ def backend(settings: S3Settings, client: Any, ours: Callable[[Mapping[str, str]
             assert seen
             assert all(map(ours, seen))
 
-        yield Backend(lambda prefix: S3Storage(first._client, name, prefix, settings, IMPATIENT), check)
+        yield Backend(lambda prefix: S3Storage(first._client.boto, name, prefix, settings, IMPATIENT), check)
         check()
 
 
@@ -136,7 +136,7 @@ def radosgw_backend(server: S3Server, *, tls: bool = False) -> Iterator[Backend]
         endpoint=server.https if tls else server.http, region="us-east-1", ca_bundle=Path(server.ca) if tls else None
     )
     with credentials(server.access_key, server.secret_key), backend(settings, server.client(), is_radosgw) as made:
-        assert made.open("x").endpoint.startswith("https://127" if tls else "http://127")
+        assert made.open("x")._client.endpoint.startswith("https://127" if tls else "http://127")
         yield made
 
 
@@ -162,7 +162,7 @@ def moto_backend() -> Iterator[Backend]:
         with backend(S3Settings(region="us-east-1"), client, ours) as made:
             storage = made.open("proof")
             storage.put("config", b"x")
-            assert "proof/config" in s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[storage._bucket].keys
+            assert "proof/config" in s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[storage.url.split("/")[2]].keys
             yield made
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from drkit.storage.base import Data, ObjectInfo, Storage
+from drkit.storage.forwarding import ForwardingStorage
 from tests.support.memory_storage import MemoryStorage
 
 
@@ -72,44 +73,48 @@ class Scheduler:
             self._turn.wait_for(lambda: self._running == name)
 
 
-class _Scheduled(Storage):
-    """The storage as one actor sees it. Calls of its own worker threads are its own calls."""
+class _Scheduled(ForwardingStorage):
+    """The storage as one actor sees it. Calls of the actor's worker threads count as its own."""
 
     def __init__(self, scheduler: Scheduler, actor: str, crash_at: int | None) -> None:
-        self.url = scheduler.inner.url
+        super().__init__(scheduler.inner)
         self._scheduler = scheduler
         self._actor = actor
         self._left = crash_at
         self._lock = threading.Lock()
 
-    def _call(self) -> MemoryStorage:
+    def _wait(self) -> None:
         if self._left is not None:
             if self._left <= 0:
                 raise Crash
             self._left -= 1
         self._scheduler.calls += 1
         self._scheduler.pause(self._actor)
-        return self._scheduler.inner
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         with self._lock:
-            self._call().put(key, data)
+            self._wait()
+            super().put(key, data, locked=locked)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         with self._lock:
-            return self._call().get(key, offset, length)
+            self._wait()
+            return super().get(key, offset, length)
 
     def stat(self, key: str) -> ObjectInfo:
         with self._lock:
-            return self._call().stat(key)
+            self._wait()
+            return super().stat(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._lock:
-            return self._call().list(prefix)
+            self._wait()
+            return super().list(prefix)
 
     def delete(self, key: str) -> None:
         with self._lock:
-            self._call().delete(key)
+            self._wait()
+            super().delete(key)
 
 
 class TurnClock:

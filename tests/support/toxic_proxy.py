@@ -1,12 +1,12 @@
-"""A proxy between a client and an S3 server over HTTP that does to a seeded share of requests what networks do.
+"""A proxy between a client and an S3 server over HTTP that treats some requests as bad networks do.
 
-500        answers 500 InternalError; the server never hears of the request
+500        answers 500 InternalError without asking the server
 503        answers 503 SlowDown, likewise
 reset      reads half of the request and resets the connection
 lost       lets the server do its work, then resets the connection instead of answering
 truncate   sends half of the answer and closes the connection
 trickle    sends the answer in small pieces with pauses
-blackhole  does the work and keeps the connection open without a word
+blackhole  lets the server do its work and keeps the connection open without answering
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Choose = Callable[[Request], str | None]
 
 
 class ToxicProxy:
-    """Listens on a port of its own while it is entered. `seen` are all requests, `done` counts the faults."""
+    """Listens on its own port while it is entered. `seen` holds all requests, `done` counts the faults."""
 
     def __init__(self, upstream: str, choose: Choose | None = None) -> None:
         parts = urlsplit(upstream)
@@ -86,11 +86,11 @@ class ToxicProxy:
     def _serve(self, client: socket.socket) -> None:
         with contextlib.closing(client), contextlib.suppress(OSError, http.client.HTTPException):
             reader = client.makefile("rb")
-            while self._one(client, reader):
+            while self._serve_request(client, reader):
                 pass
 
-    def _one(self, client: socket.socket, reader: object) -> bool:
-        """Serve one request; whether the connection can carry another."""
+    def _serve_request(self, client: socket.socket, reader: object) -> bool:
+        """Serve one request. Return whether the connection can carry another."""
         line = reader.readline()  # type: ignore[attr-defined]
         if not line:
             return False
@@ -143,7 +143,7 @@ class ToxicProxy:
         return True
 
     def _forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[bytes, bytes]:
-        """Head and body of the server's answer."""
+        """Return head and body of the server's answer."""
         connection = http.client.HTTPConnection(*self._upstream, timeout=60)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -175,7 +175,7 @@ def seeded(rng: random.Random, share: float, faults: tuple[str, ...] = FAULTS) -
 
 
 def scripted(*faults: str | None, method: str = "", path: str = "") -> Choose:
-    """Do this to the first requests of this method whose path contains this text; then nothing more."""
+    """Do this to the first requests of this method whose path contains this text, and nothing to later ones."""
     left = list(faults)
 
     def choose(request: Request) -> str | None:

@@ -1,4 +1,4 @@
-"""scripts/bench: its data sets are the same everywhere, its arithmetic is right, and a tool's failure is its own."""
+"""benchmarks/: the data sets are the same everywhere, the arithmetic is right, and a tool's failure is its own."""
 
 from __future__ import annotations
 
@@ -12,59 +12,29 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
+from benchmarks import data, measure, report, rounds, s3, volumes
 from tests.support.s3 import moto_server
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def load(name: str, path: Path) -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader(name, str(path))
-    spec = importlib.util.spec_from_loader(name, loader)
+@pytest.fixture(scope="module")
+def run() -> ModuleType:
+    """The program benchmarks/run, which has no suffix to be imported by."""
+    loader = importlib.machinery.SourceFileLoader("run", str(BENCHMARKS / "run"))
+    spec = importlib.util.spec_from_loader("run", loader)
     assert spec
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their own module up
-    loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        loader.exec_module(module)
     return module
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        patch.setattr(sys, "dont_write_bytecode", True)
-        yield load("bench", SCRIPTS / "bench")
-
-
-@pytest.fixture(scope="module")
-def data(bench: ModuleType) -> ModuleType:
-    return sys.modules["bench_data"]
-
-
-@pytest.fixture(scope="module")
-def measuring(bench: ModuleType) -> ModuleType:
-    return sys.modules["bench_measure"]
-
-
-@pytest.fixture(scope="module")
-def volumes(bench: ModuleType) -> ModuleType:
-    return sys.modules["bench_volumes"]
-
-
-@pytest.fixture(scope="module")
-def rounds(bench: ModuleType) -> ModuleType:
-    return sys.modules["bench_rounds"]
-
-
-@pytest.fixture(scope="module")
-def report(bench: ModuleType) -> ModuleType:
-    return sys.modules["bench_report"]
-
-
-def test_sets_have_the_promised_shape(data: ModuleType) -> None:
+def test_sets_have_the_promised_shape() -> None:
     large, small = data.plan("A", 1), data.plan("B", 1)
     assert sum(file.size for file in large) == 2_000_000_000
     assert len(small) == 50_000
@@ -73,13 +43,13 @@ def test_sets_have_the_promised_shape(data: ModuleType) -> None:
         assert len({file.path for file in files}) == len(files)
 
 
-def test_plan_depends_on_the_seed_alone(data: ModuleType) -> None:
+def test_plan_depends_on_the_seed_alone() -> None:
     assert data.plan("B", 7) == data.plan("B", 7)
     assert data.plan("B", 7) != data.plan("B", 8)
 
 
 @pytest.mark.parametrize("kind", ["pages", "log", "sql", "media", "text", "json"])
-def test_content_is_deterministic_and_cut_to_size(data: ModuleType, tmp_path: Path, kind: str) -> None:
+def test_content_is_deterministic_and_cut_to_size(tmp_path: Path, kind: str) -> None:
     size = 1_234_567
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -119,7 +89,7 @@ def damage_type(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [damage_content, damage_mode, damage_owner, damage_name, damage_presence, damage_type]
 )
-def test_digest_notices_damage(data: ModuleType, tmp_path: Path, damage: object) -> None:
+def test_digest_notices_damage(tmp_path: Path, damage: object) -> None:
     path = tmp_path / "directory" / "file"
     path.parent.mkdir()
     path.write_bytes(b"bytes")
@@ -134,24 +104,24 @@ def test_digest_notices_damage(data: ModuleType, tmp_path: Path, damage: object)
     assert data.digest(tmp_path) != before
 
 
-def test_digest_notices_an_mtime(data: ModuleType, tmp_path: Path) -> None:
+def test_digest_notices_an_mtime(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"bytes")
     before = data.digest(tmp_path)
     os.utime(tmp_path / "file", ns=(1, 1))
     assert data.digest(tmp_path) != before
 
 
-def test_measure_reports_what_a_child_used(measuring: ModuleType) -> None:
+def test_measure_reports_what_a_child_used() -> None:
     script = "import sys; block = bytearray(200_000_000); sys.stdout.write('said')"
-    result = measuring.measure(measuring.Command([sys.executable, "-c", script]))
+    result = measure.measure(measure.Command([sys.executable, "-c", script]))
     assert result.stdout == b"said"
     assert result.seconds > 0
     assert result.peak_bytes > 200_000_000
 
 
-def test_a_failing_tool_ends_the_bench(measuring: ModuleType) -> None:
-    with pytest.raises(measuring.BenchError, match=r"exited with 3:\nno space"):
-        measuring.measure(measuring.Command(["sh", "-c", "echo no space >&2; exit 3"]))
+def test_a_failing_tool_ends_the_bench() -> None:
+    with pytest.raises(measure.BenchError, match=r"exited with 3:\nno space"):
+        measure.measure(measure.Command(["sh", "-c", "echo no space >&2; exit 3"]))
 
 
 @pytest.mark.parametrize(
@@ -163,11 +133,11 @@ def test_a_failing_tool_ends_the_bench(measuring: ModuleType) -> None:
         (None, 1.0, [1.0], ""),
     ],
 )
-def test_cell(report: ModuleType, values: object, scale: float, reference: object, expected: str) -> None:
+def test_cell(values: object, scale: float, reference: object, expected: str) -> None:
     assert report.cell(values, scale, reference) == expected
 
 
-def test_bounds_name_the_slowest_part(rounds: ModuleType) -> None:
+def test_bounds_name_the_slowest_part() -> None:
     limits = {
         f"{part}_{unit}": 1.0
         for part in ("scan", "read", "zstd_one_core", "unzstd", "extract", "write", "container")
@@ -181,7 +151,7 @@ def test_bounds_name_the_slowest_part(rounds: ModuleType) -> None:
     }
 
 
-def test_report_compares_with_drkit(report: ModuleType, volumes: ModuleType, data: ModuleType, tmp_path: Path) -> None:
+def test_report_compares_with_drkit(tmp_path: Path) -> None:
     phases = ("first", "second", "restore")
     figures = ("seconds", "cpu_seconds", "machine_cpu_seconds", "peak_bytes")
     samples = {
@@ -197,20 +167,20 @@ def test_report_compares_with_drkit(report: ModuleType, volumes: ModuleType, dat
 
 
 @pytest.fixture
-def filled_bucket(bench: ModuleType, tmp_path: Path, rng: random.Random) -> Iterator[Any]:
-    """A bucket as scripts/bench uses it, and in it what is in the directory `objects`."""
+def filled_bucket(tmp_path: Path, rng: random.Random) -> Iterator[s3.Bucket]:
+    """A bucket as benchmarks/run uses it, and in it what is in the directory `objects`."""
     objects = tmp_path / "objects"
     (objects / "packs").mkdir(parents=True)
     (objects / "packs" / "large").write_bytes(rng.randbytes(2_500_000))
     (objects / "config").write_bytes(b"small")
     with moto_server() as endpoint:
-        bucket = sys.modules["bench_s3"].Bucket(Path(sys.executable), endpoint, "bench", "moto", "moto")
+        bucket = s3.Bucket(Path(sys.executable), endpoint, "bench", "moto", "moto")
         bucket.run("create")
         assert bucket.run("put", "repository/", objects).stdout.split()[0] == b"2500005"
         yield bucket
 
 
-def test_boto3_alone_moves_the_very_objects(rounds: ModuleType, filled_bucket: Any, tmp_path: Path) -> None:
+def test_boto3_alone_moves_the_very_objects(filled_bucket: s3.Bucket, tmp_path: Path) -> None:
     figures = rounds.run_boto3(filled_bucket, tmp_path / "saved")
     assert figures["first_seconds"] > 0
     assert figures["restore_seconds"] > 0
@@ -220,16 +190,14 @@ def test_boto3_alone_moves_the_very_objects(rounds: ModuleType, filled_bucket: A
     assert filled_bucket.run("get", "copy/").stdout.split()[0] == b"2500005"
 
 
-def test_a_bucket_is_emptied_whole(filled_bucket: Any) -> None:
+def test_a_bucket_is_emptied_whole(filled_bucket: s3.Bucket) -> None:
     filled_bucket.run("empty")
     assert filled_bucket.stored_bytes() == 0
     filled_bucket.run("delete")  # which a server refuses while anything is in it
 
 
 @pytest.mark.parametrize(("alone", "second_share", "noisy"), [(18.0, "90%", False), (24.0, "120%", True)])
-def test_report_on_s3_holds_drkit_to_the_slower_part(
-    report: ModuleType, volumes: ModuleType, data: ModuleType, alone: float, second_share: str, noisy: bool
-) -> None:
+def test_report_on_s3_holds_drkit_to_the_slower_part(alone: float, second_share: str, noisy: bool) -> None:
     def samples(first: list[float], restore: list[float]) -> dict[str, list[float]]:
         return {
             f"{phase}_{figure}": seconds
@@ -255,13 +223,21 @@ def test_report_on_s3_holds_drkit_to_the_slower_part(
 @pytest.mark.parametrize(
     "arguments", [["--tools", "duplicity"], ["--rounds", "0"], ["--set", "C"], ["--s3", "--tools", "restic"]]
 )
-def test_wrong_arguments_are_refused(bench: ModuleType, arguments: list[str]) -> None:
+def test_wrong_arguments_are_refused(run: ModuleType, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        bench.parse_arguments(arguments)
+        run.parse_arguments(arguments)
+
+
+@pytest.mark.parametrize("program", ["run", "prune"])
+def test_a_program_finds_its_modules_from_anywhere(program: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", str(BENCHMARKS / program), "--help"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert "usage:" in said
 
 
 def test_the_bench_of_prune_and_of_listing() -> None:
-    command = [sys.executable, str(SCRIPTS / "bench-prune"), "--snapshots", "4", "--chunks", "600"]
+    command = [sys.executable, str(BENCHMARKS / "prune"), "--snapshots", "4", "--chunks", "600"]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     plan, keeps_all, listing = map(json.loads, said.splitlines())
     assert (plan["what"], plan["snapshots"], plan["chunks"] > 500) == ("plan", 4, True)

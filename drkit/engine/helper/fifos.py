@@ -1,12 +1,12 @@
 """The directory with three FIFOs through which a helper container and drkit talk.
 
-    <base>/drkit-exchange-XXXX/     0700: nobody else on this host gets past it
-        x/                          0711: what the helper mounts, whatever id its root is mapped to
+    <base>/drkit-exchange-XXXX/     0700: closed to every other user of this host
+        x/                          0711: the helper mounts this, and its root may be mapped to any id
             in  out  err            0666, for the same reason
 
-The daemon must see the same directory. That is the case where it runs on this host, and where drkit runs in a container
-that names a volume for it: DRKIT_EXCHANGE_DIR is the directory inside drkit's container where the volume
-DRKIT_EXCHANGE_VOLUME is mounted. Whether it really is the case, only a helper that writes into `out` can show.
+The engine must see the same directory. It does if it runs on this host, or if drkit runs in a container and the
+directory is a shared volume: DRKIT_EXCHANGE_DIR is then the directory inside drkit's container where the volume
+DRKIT_EXCHANGE_VOLUME is mounted. Only a helper that writes into `out` proves that the engine sees it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _F_SETPIPE_SZ = 1031
 
 
 class Fifos:
-    """One such directory. It exists until `remove`, or until a later drkit finds its owner dead."""
+    """One such directory. It exists until `remove`, or until a later drkit finds that this process has died."""
 
     def __init__(self) -> None:
         self._volume = os.environ.get("DRKIT_EXCHANGE_VOLUME", "")
@@ -46,7 +46,7 @@ class Fifos:
         base = Path(configured) if configured else _default_base()
         try:
             _remove_orphans(base)
-            self._root, self._lock = _create_locked(base)
+            self._root, self._hold = _create_held(base)
             self.directory = self._root / "x"
             self.directory.mkdir()
             self.directory.chmod(0o711)
@@ -74,20 +74,20 @@ class Fifos:
         return f"{MOUNT_POINT}/{self._root.name}/x" if self._volume else MOUNT_POINT
 
     def open(self, name: str, flags: int) -> int:
-        """Open one FIFO without ever waiting for the other side, with the largest buffer that we may have."""
+        """Open one FIFO, with the largest buffer allowed, without waiting for the other side."""
         fd = os.open(self.directory / name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-        # Less than asked for only costs speed: the limit of /proc/sys/fs/pipe-max-size applies to non-root users.
+        # A smaller buffer only costs speed: /proc/sys/fs/pipe-max-size limits non-root users.
         with contextlib.suppress(PermissionError):
             fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
         return fd
 
     def remove(self) -> None:
         shutil.rmtree(self._root, ignore_errors=True)
-        os.close(self._lock)
+        os.close(self._hold)
 
 
 def _default_base() -> Path:
-    """/run/drkit for root: unlike /tmp it stays shared with the daemon under systemd's PrivateTmp."""
+    """/run/drkit for root: unlike /tmp, the engine shares it even under systemd's PrivateTmp."""
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):
             _OWN_BASE.mkdir(mode=0o700, exist_ok=True)
@@ -96,26 +96,26 @@ def _default_base() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _create_locked(base: Path) -> tuple[Path, int]:
-    """A new directory, 0700, locked for as long as we live. Another drkit may sweep it before the lock: try again."""
+def _create_held(base: Path) -> tuple[Path, int]:
+    """Create a directory, 0700, and hold it with flock while this process lives; return it and the descriptor."""
     while True:
         root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         try:
-            lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            hold = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # another drkit took it for an orphan
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(hold, fcntl.LOCK_EX)
         if root.exists():
-            return root, lock
-        os.close(lock)
+            return root, hold
+        os.close(hold)
 
 
 def _remove_orphans(base: Path) -> None:
-    """Remove what a killed drkit left: our own directories that nobody holds locked."""
+    """Remove what a killed drkit left: directories of this user that no process holds."""
     for root in base.glob(_PREFIX + "*"):
         try:
             fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # another user's, or gone meanwhile
+        except OSError:  # another user's, or already gone
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
 """This host's own GNU tar, GNU find, shell, sync and sleep, packed with their libraries into an image archive.
 
-Nothing but reading files and `ldd`: no network, no engine, no build. The archive depends on the files' content alone,
-so hosts with the same packages make images with the same id.
+This only reads files and runs `ldd`: no network, no engine, no build. The archive depends on the files' content alone,
+so hosts with the same packages build images with the same id.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from drkit.errors import DrkitError
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "loongarch64": "loong64"}
 HOST_ARCH = _ARCHITECTURES.get(platform.machine(), platform.machine())
 
-# Where the image has each tool, and the names to look for on the host. Not the caller's PATH: a root's ~/bin is no part
-# of a recovery.
+# Where the image has each tool, and the names to look for on the host. The caller's PATH is not searched: programs in
+# root's ~/bin have no place in a recovery.
 _TOOLS = {
     "/bin/tar": ("tar", "gtar"),
     "/bin/find": ("find", "gfind"),
@@ -46,7 +46,7 @@ class HostImage(NamedTuple):
 
 
 def host_image(repository: str, labels: Callable[[str], dict[str, str]]) -> HostImage:
-    """Pack the tools; `labels` makes the image's labels from the version of tar."""
+    """Pack the tools; `labels` returns the image's labels for a version of tar."""
     tools = find_tools(_TOOL_PATH)
     gnu_version("find", tools["/bin/find"])
     version = gnu_version("tar", tools["/bin/tar"])
@@ -65,7 +65,7 @@ def find_tools(path: str) -> dict[str, Path]:
 
 
 def gnu_version(name: str, path: Path) -> str:
-    """The version of a GNU tool; an error if it is another implementation (BusyBox, uutils, bsdtar)."""
+    """The version of a GNU tool. Raises DrkitError for another implementation (BusyBox, uutils, bsdtar)."""
     run = subprocess.run([path, "--version"], capture_output=True, text=True, env=_ENVIRONMENT, check=False)
     first = run.stdout.partition("\n")[0]
     if "GNU" not in first:
@@ -77,7 +77,7 @@ def with_libraries(tools: dict[str, Path]) -> dict[str, Path]:
     """The tools, their libraries and the loader, each library at the path where the loader looks for it."""
     files = dict(tools)
     if shutil.which("ldd", path=_TOOL_PATH) is None:
-        raise DrkitError("helper image: no ldd on this host to tell which libraries its tools need", hint=_HINT)
+        raise DrkitError("helper image: this host has no ldd to tell which libraries its tools need", hint=_HINT)
     for tool in tools.values():
         run = subprocess.run(["ldd", tool], capture_output=True, text=True, env=_ENVIRONMENT, check=False)
         if run.returncode and "not a dynamic executable" not in run.stderr:
@@ -116,7 +116,7 @@ def _layer(files: dict[str, Path]) -> bytes:
 
 
 def image_archive(layer: bytes, repository: str, labels: dict[str, str]) -> HostImage:
-    """A `docker load` archive with one layer. `docker import` would stamp the time into the image's id."""
+    """Return a `docker load` archive with one layer. With `docker import` the image's id would depend on the time."""
     diff_id = hashlib.sha256(layer).hexdigest()
     config = json.dumps(
         {

@@ -1,32 +1,28 @@
-"""The helper image: GNU tar, GNU find, a shell, sync and sleep, made once and pinned by its id.
+"""The helper image: GNU tar, GNU find, a shell, sync and sleep, built once and pinned by its id.
 
-From an Alpine image and its packages when a registry answers; else from this host's own programs and the libraries they
-need, which works offline. Or a stock image by the policy's wish, with what its BusyBox can keep.
+It is built from an Alpine image and its packages if a registry answers, else from this host's own programs and their
+libraries, which works offline. If the policy says so, it is a stock image, which keeps only what its BusyBox can.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from drkit.engine import images
 from drkit.engine.client import Engine, EngineError
 from drkit.engine.helper.host_tools import HOST_ARCH, host_image
 from drkit.engine.helper.launch import run_helper
+from drkit.engine.labels import LABEL_HELPER_IMAGE, LABEL_HELPER_SOURCE, LABEL_HELPER_TAR
 from drkit.errors import DrkitError
-
-log = logging.getLogger(__name__)
 
 Source = Literal["alpine", "host", "stock", "repository"]
 
-LABEL_IMAGE = "drkit.helper.image"
-LABEL_SOURCE = "drkit.helper.source"
-LABEL_TAR = "drkit.helper.tar"
-_RECIPE = "2"  # the value of LABEL_IMAGE: an image made by another recipe is not used again
+_RECIPE = "2"  # the value of LABEL_HELPER_IMAGE: an image built by another recipe is not used again
 _PREFERENCE = ("alpine", "host")
 
 REPOSITORY = "drkit-helper"
@@ -38,7 +34,11 @@ _BUILD_SILENCE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class HelperImage:
-    """A helper image. `full`: GNU tools that keep everything; else what BusyBox keeps, and full captures only."""
+    """A helper image.
+
+    `full`: it has GNU tools, which keep everything. Otherwise it has BusyBox, which keeps less, and no capture can
+    reuse an earlier one.
+    """
 
     image_id: str
     source: Source
@@ -48,41 +48,41 @@ class HelperImage:
 
 
 def ensure_helper(engine: Engine, image: str = "auto", *, run_id: str = "ensure") -> HelperImage:
-    """The helper that the policy asks for ("auto" or a stock image's reference), built if there is none yet."""
+    """Return the helper that the policy asks for: "auto" or a stock image's reference. Build it if there is none."""
     if image != "auto":
         return stock_helper(engine, image, run_id=run_id)
     return find_helper(engine) or build_helper(engine, run_id=run_id)
 
 
 def find_helper(engine: Engine) -> HelperImage | None:
-    """A helper image built or loaded earlier. An image that fails its probe does not stay in the engine."""
+    """Return a helper image built or loaded earlier. A build labels, or leaves in the engine, only images that work."""
     arch = engine.arch()
     found = []
-    for image in engine.images([f"{LABEL_IMAGE}={_RECIPE}"]):
+    for image in images.find(engine, [f"{LABEL_HELPER_IMAGE}={_RECIPE}"]):
         labels = image["Labels"]
-        if labels.get(LABEL_SOURCE) in _PREFERENCE:
-            found.append(HelperImage(image["Id"], labels[LABEL_SOURCE], labels[LABEL_TAR], arch, full=True))
+        if (source := labels.get(LABEL_HELPER_SOURCE)) in _PREFERENCE:
+            found.append(HelperImage(image["Id"], source, labels[LABEL_HELPER_TAR], arch, full=True))
     return min(found, key=lambda helper: (_PREFERENCE.index(helper.source), helper.image_id), default=None)
 
 
 def build_helper(
     engine: Engine, source: Literal["auto", "alpine", "host"] = "auto", *, base: str = ALPINE, run_id: str = "build"
 ) -> HelperImage:
-    """Build a new helper image: from `base` and packages if a registry answers for it, else from the host's tools."""
-    if source == "alpine" or (source == "auto" and engine.registry_has(base, timeout=_ASK_REGISTRY_SECONDS)):
+    """Build a new helper image: "auto" uses `base` and its packages if a registry has it, else the host's tools."""
+    if source == "alpine" or (source == "auto" and images.is_in_registry(engine, base, timeout=_ASK_REGISTRY_SECONDS)):
         try:
             return _build_from_alpine(engine, base, run_id)
         except EngineError as error:
             if source == "alpine":
                 raise
-            log.info("helper image: not built from %s (%s): using the host's tools", base, error)
+            engine.events.note(f"helper image: not built from {base} ({error}): using the host's tools")
     return _build_from_host(engine, run_id)
 
 
 def _build_from_alpine(engine: Engine, base: str, run_id: str) -> HelperImage:
-    """Add GNU tar and find to an Alpine image. The label comes last: only what passed its probe carries it."""
-    if engine.image(base) is None:
-        engine.pull_image(base, timeout=_BUILD_SILENCE_SECONDS)
+    """Add GNU tar and find to an Alpine image. The labels come last, so that only an image that works carries them."""
+    if images.inspect(engine, base) is None:
+        images.pull(engine, base, silence=_BUILD_SILENCE_SECONDS)
     tag = f"{REPOSITORY}:alpine"
     unproven = _build(engine, f"FROM {base}\nRUN apk add --no-cache tar findutils\n", tag)
     version = _require_full(engine, unproven, "alpine", run_id)
@@ -97,11 +97,11 @@ def _build(engine: Engine, dockerfile: str, tag: str) -> str:
         entry = tarfile.TarInfo("Dockerfile")
         entry.size = len(dockerfile)
         tar.addfile(entry, io.BytesIO(dockerfile.encode()))
-    return engine.build_image(context.getvalue(), tag, timeout=_BUILD_SILENCE_SECONDS)
+    return images.build(engine, context.getvalue(), tag, silence=_BUILD_SILENCE_SECONDS)
 
 
 def _build_from_host(engine: Engine, run_id: str) -> HelperImage:
-    """Pack this host's own tools. Needs no network, and gives the same image id wherever the tools are the same."""
+    """Pack this host's own tools. Needs no network; the same tools give the same image id on every host."""
     arch = engine.arch()
     if arch != HOST_ARCH:
         raise DrkitError(
@@ -109,67 +109,66 @@ def _build_from_host(engine: Engine, run_id: str) -> HelperImage:
             hint="Run `drkit helper build` on a host of the engine's architecture, or set helper.image in the policy.",
         )
     image = host_image(REPOSITORY, lambda version: _labels("host", version))
-    engine.load_image([image.archive])
-    loaded = engine.image(image.tag)
+    images.load(engine, [image.archive])
+    loaded = images.inspect(engine, image.tag)
     if loaded is None:
         raise EngineError(f"helper image {image.tag}: the engine loaded it, but does not have it")
     try:
         version = _require_full(engine, str(loaded["Id"]), "host", run_id)
     except BaseException:
-        engine.remove_image(image.tag)
+        images.remove(engine, image.tag)
         raise
     return HelperImage(str(loaded["Id"]), "host", version, arch, full=True)
 
 
 def stock_helper(engine: Engine, ref: str, *, run_id: str = "stock") -> HelperImage:
-    """An image used as it is. Pulled if it is not there, since the policy names it."""
-    image = engine.image(ref)
+    """Use an image as it is. It is pulled when the engine lacks it, since the policy names it."""
+    image = images.inspect(engine, ref)
     if image is None:
-        engine.pull_image(ref, timeout=_BUILD_SILENCE_SECONDS)
-        image = engine.image(ref)
+        images.pull(engine, ref, silence=_BUILD_SILENCE_SECONDS)
+        image = images.inspect(engine, ref)
     if image is None:
         raise DrkitError(f"helper image {ref}: no such image", hint=f"Pull or load it first: docker pull {ref}.")
-    version, full = _tools(engine, str(image["Id"]), "stock", run_id)
+    version, full = _tools(engine, str(image["Id"]), run_id)
     return HelperImage(str(image["Id"]), "stock", version, engine.arch(), full)
 
 
 def helper_archive(engine: Engine, helper: HelperImage) -> Iterator[bytes]:
-    """The helper image as a `docker save` archive, for a repository to keep."""
-    image = engine.image(helper.image_id)
+    """Return the helper image as a `docker save` archive, for a repository to keep."""
+    image = images.inspect(engine, helper.image_id)
     if image is None:
         raise DrkitError(
-            f"helper image {helper.image_id[:19]}: no longer in the engine", hint="Build it anew: drkit helper build."
+            f"helper image {helper.image_id[:19]}: no longer in the engine", hint="Rebuild it: drkit helper build."
         )
     ours = [tag for tag in image.get("RepoTags") or [] if tag.startswith(f"{REPOSITORY}:")]
-    return engine.save_image(ours[:1] or [helper.image_id])
+    return images.save(engine, ours[:1] or [helper.image_id])
 
 
 def load_helper(engine: Engine, archive: Iterable[bytes], *, run_id: str = "load") -> HelperImage:
-    """Load a helper image that a repository kept, and prove that it works on this engine."""
-    loaded = engine.load_image(archive)
-    image = engine.image(loaded[0])
+    """Load a helper image that a repository kept. Raises DrkitError unless it works on this engine."""
+    loaded = images.load(engine, archive)
+    image = images.inspect(engine, loaded[0])
     if image is None:
         raise EngineError(f"helper image {loaded[0]}: the engine loaded it, but does not have it")
     image_id, arch = str(image["Id"]), engine.arch()
     if image["Architecture"] != arch:
-        engine.remove_image(loaded[0])
+        images.remove(engine, loaded[0])
         raise DrkitError(
             f"helper image {image_id[:19]}: made for {image['Architecture']}, the engine runs {arch}",
             hint="Build one here: drkit helper build.",
         )
-    version, full = _tools(engine, image_id, "repository", run_id)
+    version, full = _tools(engine, image_id, run_id)
     return HelperImage(image_id, "repository", version, arch, full)
 
 
 def _labels(source: Source, version: str) -> dict[str, str]:
-    return {LABEL_IMAGE: _RECIPE, LABEL_SOURCE: source, LABEL_TAR: version}
+    return {LABEL_HELPER_IMAGE: _RECIPE, LABEL_HELPER_SOURCE: source, LABEL_HELPER_TAR: version}
 
 
-def _tools(engine: Engine, image_id: str, source: Source, run_id: str) -> tuple[str, bool]:
-    """The version of the image's tar, and whether its tools are the GNU ones, found out by running them."""
-    helper = HelperImage(image_id, source, "unknown", engine.arch(), full=False)
+def _tools(engine: Engine, image_id: str, run_id: str) -> tuple[str, bool]:
+    """The version of the image's tar, and whether its tools are the GNU ones, as they say when they are run."""
     script = "tar --version 2>&1; find / -maxdepth 0 -printf 'find prints\\n'"
-    output, _ = run_helper(engine, helper, script, run_id=run_id)
+    output, _ = run_helper(engine, image_id, script, run_id=run_id)
     said = output.decode(errors="replace")
     if gnu := re.search(r"\(GNU tar\) (\S+)", said):
         return gnu[1], "find prints" in said
@@ -182,7 +181,7 @@ def _tools(engine: Engine, image_id: str, source: Source, run_id: str) -> tuple[
 
 
 def _require_full(engine: Engine, image_id: str, source: Source, run_id: str) -> str:
-    version, full = _tools(engine, image_id, source, run_id)
+    version, full = _tools(engine, image_id, run_id)
     if not full:
         raise EngineError(f"helper image from {source}: tar {version} and its find are not the GNU ones")
     return version

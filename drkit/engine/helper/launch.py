@@ -1,31 +1,25 @@
 """Starting helper containers.
 
-A helper is the only thing that touches a volume. It has no network, a read-only root and the capabilities that its task
-needs; it is removed by the engine when it ends, also when drkit is dead by then.
+Only helpers touch volumes. A helper has no network, a read-only root and only the capabilities that its task needs. The
+engine removes it when it ends, even if drkit is dead by then.
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from drkit.engine import containers, volumes
 from drkit.engine.client import Document, Engine, EngineError
 from drkit.engine.helper.fifos import Fifos
 from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
-from drkit.engine.names import check_name
+from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError
-
-if TYPE_CHECKING:
-    from drkit.engine.helper.image import HelperImage
-
-log = logging.getLogger(__name__)
 
 Transport = Literal["auto", "fifo", "attach"]
 
-LABEL = "drkit.helper"
 VOLUME_MOUNT = "/volume"
 
 _READ_CAPABILITIES = ["DAC_READ_SEARCH"]
@@ -33,12 +27,12 @@ _WRITE_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SE
 
 
 class _NotShared(EngineError):
-    """The daemon does not see the exchange directory."""
+    """The engine does not see our directory of FIFOs."""
 
 
 def start_helper(
     engine: Engine,
-    helper: HelperImage,
+    image_id: str,
     *,
     script: str,
     volume: str | None,
@@ -51,22 +45,21 @@ def start_helper(
 ) -> HelperProcess:
     """Run a shell script in a new helper container, with `volume` at /volume and `arguments` as $1, $2, ...
 
-    `readonly` mounts the volume read-only and chooses the capabilities; it also chooses the error class: what cannot be
-    read is a `CaptureFailed`. The volume must exist. `exit_seconds` bounds `finish`.
+    `readonly` mounts the volume read-only and grants the capabilities to read it; its errors are CaptureFailed, those
+    of a writing helper DrkitError. The volume must exist. `exit_seconds` limits how long `finish` waits.
     """
-    if volume is not None and engine.volume(check_name("volume", volume)) is None:
+    if volume is not None and volumes.inspect(engine, volume) is None:
         raise (CaptureFailed if readonly else DrkitError)(
             f"volume {volume}: no such volume", hint="List the volumes there are: docker volume ls."
         )
     config = _container_config(
-        engine, helper, volume=volume, readonly=readonly, trusted_xattrs=trusted_xattrs, run_id=run_id
+        engine.facts(), image_id, volume=volume, readonly=readonly, trusted_xattrs=trusted_xattrs, run_id=run_id
     )
-
     task = _Task(
         config,
         script,
         tuple(arguments),
-        what=f"volume {volume}" if volume is not None else f"helper {helper.image_id[:19]}",
+        what=f"volume {volume}" if volume is not None else f"helper {image_id[:19]}",
         error=CaptureFailed if readonly else DrkitError,
         exit_seconds=exit_seconds,
     )
@@ -76,7 +69,9 @@ def start_helper(
         except _NotShared:
             if transport == "fifo":
                 raise
-            log.info("engine %s does not share directories with this host: using its attach stream", engine.url)
+            engine.events.note(
+                f"engine {engine.url} does not share directories with this host: using its attach stream"
+            )
             engine.shares_directory = False
         else:
             engine.shares_directory = True
@@ -92,7 +87,7 @@ def start_helper(
 
 @dataclass(frozen=True)
 class _Task:
-    """What shall run, however its streams are carried."""
+    """What to run, whichever way its streams travel."""
 
     config: Document
     script: str
@@ -109,28 +104,28 @@ class _Task:
             "Cmd": list(arguments),
             "HostConfig": {**host, "Mounts": [*host["Mounts"], *mounts]},
         }
-        container = engine.create_container(config)
+        container = containers.create(engine, config)
         return HelperProcess(engine, container, what=self.what, error=self.error, exit_seconds=self.exit_seconds)
 
 
 def _start_with_fifos(engine: Engine, task: _Task) -> HelperProcess:
-    exchange = Fifos()
+    fifos = Fifos()
     token = secrets.token_hex(16)
     try:
         process = task.create(
             engine,
             CONNECT_FIFOS + task.script,
-            [exchange.mount()],
-            [exchange.path_in_helper(), token, *task.arguments],
+            [fifos.mount()],
+            [fifos.path_in_helper(), token, *task.arguments],
         )
     except BaseException as error:
-        exchange.remove()
+        fifos.remove()
         _raise_if_unshared(error)
         raise
     try:
-        if not process.start_with_fifos(exchange, token):
+        if not process.start_with_fifos(fifos, token):
             raise _NotShared(
-                f"{task.what}: the engine does not share {exchange.directory} with this host",
+                f"{task.what}: the engine does not share {fifos.directory} with this host",
                 hint="Set DRKIT_EXCHANGE_DIR and DRKIT_EXCHANGE_VOLUME if drkit runs in a container.",
             )
     except BaseException as error:
@@ -141,17 +136,16 @@ def _start_with_fifos(engine: Engine, task: _Task) -> HelperProcess:
 
 
 def _raise_if_unshared(error: BaseException) -> None:
-    """Engines refuse the mount of a directory that they do not have, or may not share, each in words of its own."""
+    """Raise _NotShared when the engine refused to mount a directory that it lacks or may not share: wordings differ."""
     said = ("bind source path", "mounts denied", "error mounting", "not shared")
     if isinstance(error, EngineError) and any(words in error.message for words in said):
         raise _NotShared(error.message, hint=error.hint, status=error.status) from error
 
 
 def _container_config(
-    engine: Engine, helper: HelperImage, *, volume: str | None, readonly: bool, trusted_xattrs: bool, run_id: str
+    facts: Document, image_id: str, *, volume: str | None, readonly: bool, trusted_xattrs: bool, run_id: str
 ) -> Document:
     """The hardened container, in the engine's own terms."""
-    facts = engine.facts()
     mounts: list[Document] = []
     if volume is not None:
         mounts.append(
@@ -161,12 +155,12 @@ def _container_config(
                 "Target": VOLUME_MOUNT,
                 "ReadOnly": readonly,
                 # Without NoCopy the engine gives an empty volume the owner, mode and content of the mount point in the
-                # image, also when it is mounted read-only.
+                # image, even if it is mounted read-only.
                 "VolumeOptions": {"NoCopy": True},
             }
         )
     host: Document = {
-        "NetworkMode": "none",  # for engines that do not know NetworkDisabled, see below
+        "NetworkMode": "none",  # for engines that ignore NetworkDisabled, see below
         "IpcMode": "none",
         "ReadonlyRootfs": True,
         "AutoRemove": True,
@@ -178,10 +172,10 @@ def _container_config(
         "SecurityOpt": ["no-new-privileges", "label=disable"],
         "LogConfig": {"Type": "none"},
         "Mounts": mounts,
-        # If memory runs out on the host, production survives the backup.
+        # If the host runs out of memory, production survives the backup.
         "OomScoreAdj": 500,
     }
-    # Each limit only where the engine can set it: some refuse a container whose limits their kernel cannot enforce.
+    # Set each limit only if the engine can: some refuse a container whose limits their kernel cannot enforce.
     if facts.get("MemoryLimit"):
         host["Memory"] = host["MemorySwap"] = _memory_limit(facts)
     if facts.get("PidsLimit"):
@@ -189,18 +183,18 @@ def _container_config(
     if facts.get("CpuCfsQuota"):
         host["NanoCpus"] = min(2, int(facts.get("NCPU") or 1)) * 10**9
     return {
-        "Image": helper.image_id,
+        "Image": image_id,
         "User": "0:0",
         "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"],
-        "Labels": {LABEL: run_id},
+        "Labels": {LABEL_HELPER: run_id},
         "OpenStdin": True,
         "StdinOnce": True,
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
         "Healthcheck": {"Test": ["NONE"]},
-        # A network namespace of its own, with nothing in it, which the engine does not even set up. For a container of
-        # network "none" it does: half the time that a helper took to start.
+        # The helper gets an empty network namespace. With network "none" alone the engine would set up one, which took
+        # half of the time that a helper needs to start.
         "NetworkDisabled": True,
         "HostConfig": host,
     }
@@ -209,21 +203,22 @@ def _container_config(
 def _memory_limit(facts: Document) -> int:
     """A quarter of the host, at least 1 GiB.
 
-    Measured, tar needs 230 bytes for each directory whose metadata it sets last (230 MB for a million; more if they
-    have xattrs), and next to nothing to read. The rest is page cache: enough for a restore to be read back from memory,
-    and no more than that, so that reading a large volume does not push everything else out of the host's cache.
+    Measured: to write, tar needs 230 bytes for each directory whose metadata it sets last (230 MB for a million; more
+    if they have xattrs), and to read next to nothing. The rest is page cache: enough to read a restore back from
+    memory, but not so much that reading a large volume evicts everything else from the host's cache.
     """
     return max(1 << 30, int(facts.get("MemTotal") or 0) // 4)
 
 
-def run_helper(
-    engine: Engine, helper: HelperImage, script: str, *, run_id: str, **options: Any
-) -> tuple[bytes, HelperExit]:
-    """Run a short script without input; its output, which must be small, and its end."""
+def run_helper(engine: Engine, image_id: str, script: str, *, run_id: str, **options: Any) -> tuple[bytes, HelperExit]:
+    """Run a short script without input; return its output, which must fit in memory, and how it ended.
+
+    `options` are those of `start_helper`; by default there is no volume.
+    """
     options = {"volume": None, "readonly": True, "trusted_xattrs": False} | options
     output = bytearray()
     buffer = memoryview(bytearray(1 << 16))
-    with start_helper(engine, helper, script=script, run_id=run_id, **options) as process:
+    with start_helper(engine, image_id, script=script, run_id=run_id, **options) as process:
         process.close_stdin()
         while count := process.readinto(buffer):
             output += buffer[:count]

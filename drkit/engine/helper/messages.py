@@ -1,8 +1,8 @@
-"""What tar and find say on stderr, line by line: neither their exit status nor their silence is the whole truth.
+"""What tar and find report on stderr, line by line, because their exit status does not say enough.
 
-GNU tar gives 2 for a file that vanished, as for a fatal error; 1 for one that changed; 0 for a socket that it left out.
-So every line is classified, and a line that this module does not know is a failure. The patterns are those of GNU tar
-1.34 and 1.35 and GNU findutils with LC_ALL=C and --quoting-style=escape, and of BusyBox.
+GNU tar exits with 2 both for a file that vanished and for a fatal error, with 1 for a file that changed, and with 0 for
+a socket that it left out. So every line is classified, and an unknown line is a failure. The patterns match GNU tar
+1.34 and 1.35 and GNU findutils, with LC_ALL=C and --quoting-style=escape, and BusyBox.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _SOCKET = re.compile(rb"tar: (?P<name>.*): socket ignored")
 _HARMLESS = re.compile(
     rb"tar: .*: time stamp .* is .* s in the future"
     rb"|tar: .*: implausibly old time stamp .*"
-    rb"|tar: .*: Warning: Cannot \w*xattr\w*: Operation not supported"  # a file system without xattrs has none to lose
+    rb"|tar: .*: Warning: Cannot \w*xattr\w*: Operation not supported"  # a file system without xattrs loses none
     rb"|tar: Record size = \d+ blocks?"
-    rb"|tar: Exiting with failure status due to previous errors"  # which were classified themselves
+    rb"|tar: Exiting with failure status due to previous errors"  # which have been classified
     rb"|tar: error exit delayed from previous errors"
 )
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
@@ -43,7 +43,7 @@ _CONTROL = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t
 
 @dataclass(frozen=True)
 class TarReport:
-    """stderr, sorted. Paths are relative to the volume, as the scan gives them: the root is empty."""
+    """stderr by kind of line. Paths are relative to the volume, as in the scan: the root is empty."""
 
     vanished: tuple[bytes, ...]
     torn: tuple[bytes, ...]
@@ -52,10 +52,10 @@ class TarReport:
     unknown: tuple[str, ...]
 
     def explains(self, code: int) -> bool:
-        """Whether these lines account for tar's exit status, and nothing else went wrong."""
+        """Whether these lines account for tar's exit status, so that nothing else went wrong."""
         if self.unknown:
             return False
-        if code == 1:  # BusyBox knows only this one
+        if code == 1:  # the only failure status of BusyBox
             return bool(self.torn or self.vanished)
         if code == 2:
             return bool(self.vanished)
@@ -63,7 +63,7 @@ class TarReport:
 
 
 def classify_tar_stderr(stderr: bytes, *, truncated: bool = False) -> TarReport:
-    """Sort the lines of a helper's stderr. What was cut off (`truncated`) counts as an unknown line."""
+    """Classify the lines of a helper's stderr. If it is `truncated`, the missing part counts as an unknown line."""
     vanished: dict[bytes, None] = {}
     torn: dict[bytes, None] = {}
     sockets: dict[bytes, None] = {}
@@ -89,7 +89,7 @@ def _path(match: re.Match[bytes]) -> bytes:
 
 
 def unescape(name: bytes) -> bytes:
-    """Undo --quoting-style=escape, and find's quoting, which differs only in what it escapes needlessly."""
+    """Undo --quoting-style=escape and find's quoting, which only escapes more than it must."""
 
     def character(match: re.Match[bytes]) -> bytes:
         escaped = match[1]

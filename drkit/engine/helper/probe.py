@@ -1,4 +1,4 @@
-"""What a helper image can really do on this engine: an archive of everything difficult, extracted and read back."""
+"""What a helper image really keeps on this engine: an archive of everything difficult is extracted and read back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
-from drkit.engine.helper.launch import LABEL, Transport, run_helper
+from drkit.engine.helper.launch import Transport, run_helper
+from drkit.engine.helper.pax import pax_record
 from drkit.engine.helper.process import HelperProcess
+from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END, start_capture
+from drkit.engine.helper.writing import start_extract
+from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import DrkitError
 
 _MTIME = "1500000000.123456789"
@@ -21,13 +25,13 @@ _CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 _ACL = bytes.fromhex("02000000 01000600ffffffff 02000400 92100000 04000000ffffffff 10000400ffffffff 20000000ffffffff")
 _SPARSE_SIZE = 1 << 30
 
-# What a helper must keep for its captures to be called complete. Xattrs and sparseness also depend on the file system.
+# What a helper must keep for its captures to count as complete. Xattrs and sparseness also depend on the file system.
 _ESSENTIAL = ("owner and mode", "nanosecond mtime", "hard links", "symbolic links", "odd names")
 
 
 @dataclass(frozen=True)
 class HelperProbe:
-    """What was found. `checks`: what was tried, and whether it came back; `uid_map` tells a remapped user namespace."""
+    """What was found. `checks`: whether each thing tried came back; `uid_map` shows a remapped user namespace."""
 
     helper: HelperImage
     transport: str
@@ -45,23 +49,21 @@ def probe_helper(
     """Run the helper as a backup and a restore would, on a scratch volume that is removed afterwards."""
     confinement, uid_map = _confinement(engine, helper, run_id, transport)
     volume = f"drkit-probe-{secrets.token_hex(8)}"
-    engine.create_volume(volume, labels={LABEL: run_id})
+    volumes.create(engine, volume, labels={LABEL_HELPER: run_id})
     try:
-        with volumes.start_extract(
+        with start_extract(
             engine, helper, volume, run_id=run_id, trusted_xattrs=True, durable=False, transport=transport
         ) as process:
             process.write(_archive(odd_names=helper.full))
-            process.finish()  # it complains about what it cannot keep; what counts is what can be read back
-        with volumes.start_capture(
-            engine, helper, volume, run_id=run_id, trusted_xattrs=True, transport=transport
-        ) as process:
-            scan = _read_scan(process, volumes.RECORD_END if helper.full else volumes.STOCK_RECORD_END)
+            process.finish()  # it complains about what it cannot keep; only what can be read back counts
+        with start_capture(engine, helper, volume, run_id=run_id, trusted_xattrs=True, transport=transport) as process:
+            scan = _read_scan(process, RECORD_END if helper.full else STOCK_RECORD_END)
             process.write(b"".join(path + b"\0" for path in sorted(_paths(helper, scan))))
             process.close_stdin()
             kept = _read_all(process)
             used = process.transport
     finally:
-        engine.remove_volume(volume)
+        volumes.remove(engine, volume)
     return HelperProbe(helper, used, {**confinement, **_compare(helper, scan, kept)}, uid_map)
 
 
@@ -73,7 +75,7 @@ def _confinement(engine: Engine, helper: HelperImage, run_id: str, transport: Tr
         read -r map </proc/self/uid_map; printf 'map %s\n' "$map"
         (: >/drkit-probe) 2>/dev/null || printf 'root read-only\n'
     """
-    output, _ = run_helper(engine, helper, script, run_id=run_id, transport=transport)
+    output, _ = run_helper(engine, helper.image_id, script, run_id=run_id, transport=transport)
     lines = output.decode(errors="replace").splitlines()
     devices = [line for line in lines if line.startswith("net ") and ":" in line]
     dac_read_search = f"{1 << 2:016x}"
@@ -85,7 +87,7 @@ def _confinement(engine: Engine, helper: HelperImage, run_id: str, transport: Tr
 
 
 def _archive(*, odd_names: bool) -> bytes:
-    """The archive of everything difficult, in the format that captures have."""
+    """The archive of everything difficult, in the format of captures."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
 
@@ -96,7 +98,7 @@ def _archive(*, odd_names: bool) -> bytes:
             if name == _ODD_NAME:
                 records["path"] = name
             header = tarfile.TarInfo("PaxHeaders/x")
-            body = b"".join(_pax_record(key.encode(), value) for key, value in records.items())
+            body = b"".join(pax_record(key.encode(), value) for key, value in records.items())
             header.type, header.size = tarfile.XHDTYPE, len(body)
             tar.addfile(header, io.BytesIO(body))
             entry = tarfile.TarInfo("odd" if name == _ODD_NAME else name.decode())
@@ -129,15 +131,6 @@ def _archive(*, odd_names: bool) -> bytes:
     return out.getvalue()
 
 
-def _pax_record(key: bytes, value: bytes) -> bytes:
-    """A record's length counts its own digits."""
-    rest = b" " + key + b"=" + value + b"\n"
-    length = len(rest) + 1
-    while len(str(length)) + len(rest) != length:
-        length = len(str(length)) + len(rest)
-    return str(length).encode() + rest
-
-
 def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
     output = bytearray()
     buffer = memoryview(bytearray(1 << 16))
@@ -166,7 +159,7 @@ def _read_all(process: HelperProcess) -> bytes:
 
 
 def _compare(helper: HelperImage, scan: list[bytes], archive: bytes) -> dict[str, bool]:
-    """What came back of each difficulty."""
+    """Whether each difficulty came back."""
     with tarfile.open(fileobj=io.BytesIO(archive), errors="surrogateescape") as tar:
         found = {member.name.removeprefix("./"): member for member in tar}
     file, link, sparse = found.get("file"), found.get("link"), found.get("sparse")

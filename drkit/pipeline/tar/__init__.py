@@ -1,1 +1,1 @@
-"""Tar framing: where members begin and end, and writing one under another name."""
+"""Tar framing: where members begin and end, and how one is written under another name."""

@@ -1,7 +1,7 @@
-"""Framing of tar streams: where each member starts and ends, what it is called and links to. No more is parsed.
+"""Framing of tar streams: where each member starts and ends, its name and what it links to. Nothing else is parsed.
 
 POSIX.1-2001 (pax) and ustar as GNU tar, BusyBox and Go write them, with GNU long names and GNU sparse 1.0 members.
-`tarfile` does the same five to ten times slower.
+`tarfile` takes five to ten times as long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
 END_OF_ARCHIVE = ZERO_BLOCK * 2
 MAX_EXTENDED = 8 * 1024 * 1024
-"""Bytes of one extended header: all xattrs of a file. The kernel allows 64 KiB a value."""
+"""Largest extended header in bytes. It holds all xattrs of a file; the kernel allows 64 KiB for each value."""
 
 HARD_LINK = ord("1")
 SYMLINK = ord("2")
@@ -25,7 +25,7 @@ _EXTENDED = frozenset(b"xgLK")
 
 
 class Frame(NamedTuple):
-    """One member in a stream: bytes [start, end), its content from `data` on. Offsets count from the stream's start.
+    """One member: bytes [start, end) of the stream, its content from `data` on. Offsets count from the stream's start.
 
     `size` is that of the stored content without padding, `header` the member's own block, `flag` its type.
     """
@@ -41,18 +41,18 @@ class Frame(NamedTuple):
 
 
 class TarFramer:
-    """Finds the members in a stream that comes piece by piece."""
+    """Finds the members of a stream that comes piece by piece."""
 
     def __init__(self) -> None:
         self.next = 0
-        """Offset of the next header: bytes before it are done with."""
+        """Offset of the next member's first header: no byte before it is needed again."""
         self.ended = False
         """Whether both zero blocks of the end marker were seen."""
 
     def frames(self, view: memoryview, base: int) -> Iterator[Frame]:
-        """Yield the members whose headers lie whole in `view`, whose first byte is at offset `base` of the stream.
+        """Yield the members whose headers are all in `view`, which begins at offset `base` of the stream.
 
-        Raises CaptureFailed where the bytes are no tar header.
+        Raises CaptureFailed for bytes that are not a tar header.
         """
         limit = len(view)
         while not self.ended:
@@ -75,7 +75,7 @@ class TarFramer:
                     return
                 if flag == PAX:
                     records = bytes(view[body : body + length])
-                    # Most members have one record, the mtime with its nanoseconds.
+                    # Most members have a single record, the mtime with its nanoseconds.
                     if not (records[3:9] == b"mtime=" and records.find(b"\n") == length - 1):
                         fields = pax_records(records)
                         name = fields.get(b"GNU.sparse.name", fields.get(b"path", name))
@@ -102,7 +102,7 @@ class TarFramer:
                 size = _stored_size(header)
             if not name:
                 name = header[:100].partition(b"\0")[0]
-                # GNU's own format ("ustar  ") keeps other things where POSIX has the prefix.
+                # GNU's own format ("ustar  ") keeps something else where POSIX has the prefix.
                 if header[345] and header[262:263] != b" ":
                     name = header[345:500].partition(b"\0")[0] + b"/" + name
             if not link and header[157]:
@@ -114,14 +114,14 @@ class TarFramer:
 
 
 def read_number(text: bytes) -> int:
-    """Read a number field: octal text, or base-256 in two's complement behind a first bit that is set."""
+    """Read a number field: octal text or, if its first bit is set, base 256 in two's complement."""
     if text[0] & 0x80:
         half = 1 << (8 * len(text) - 1)
         number = int.from_bytes(text, "big") - half
         return number - half if text[0] & 0x40 else number
     digits = text.strip(b"\0 ")
     try:
-        if digits and not digits.isdigit():  # int takes signs and underscores
+        if digits and not digits.isdigit():  # int() would accept signs and underscores
             raise ValueError
         return int(digits or b"0", 8)
     except ValueError:
@@ -146,7 +146,10 @@ def _padded(size: int) -> int:
 
 
 def pax_records(data: bytes) -> dict[bytes, bytes]:
-    """Read pax records: `LENGTH KEY=VALUE\\n`, the length counting itself. Garbled ones raise CaptureFailed."""
+    """Read pax records, each `LENGTH KEY=VALUE\\n` with a length that counts itself.
+
+    Raises CaptureFailed for garbled ones.
+    """
     fields: dict[bytes, bytes] = {}
     position = 0
     try:
@@ -164,7 +167,7 @@ def pax_records(data: bytes) -> dict[bytes, bytes]:
 
 
 def member_records(headers: bytes) -> dict[bytes, bytes]:
-    """Return the pax records of one member from its headers, its own block included. GNU long names are none."""
+    """Return the pax records of one member from its headers, its own block included. GNU long names are left out."""
     fields: dict[bytes, bytes] = {}
     position = 0
     while position + BLOCK < len(headers):

@@ -1,15 +1,19 @@
-"""Writing a member under another name: its pax header gets the new path, everything else stays byte for byte."""
+"""Writing a member under another name: its pax header gets the new path, and no other byte changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from drkit.engine.helper.pax import pax_record
 from drkit.errors import IntegrityError
 from drkit.pipeline.tar.frames import BLOCK, Frame, TarFramer, member_records
 
 
 def renamed(pieces: Iterable[bytes | memoryview], name: bytes, link: bytes) -> Iterator[bytes | memoryview]:
-    """Yield the raw bytes of one member under `name`, linking to `link` when that is not empty."""
+    """Yield the raw bytes of one member under `name`, linking to `link` unless that is empty.
+
+    Raises IntegrityError when the member ends within its headers.
+    """
     head = bytearray()
     source = iter(pieces)
     framer = TarFramer()
@@ -26,11 +30,11 @@ def renamed(pieces: Iterable[bytes | memoryview], name: bytes, link: bytes) -> I
 
 def _headers(old: bytes, frame: Frame, name: bytes, link: bytes) -> bytes:
     records = member_records(old)
-    # A sparse member is named by its own record; its header keeps a name that only tar uses.
+    # A sparse member's name is in a record of its own; its header has another, which only tar uses.
     records[b"GNU.sparse.name" if b"GNU.sparse.name" in records else b"path"] = name
     if link or frame.link:
         records[b"linkpath"] = link or frame.link
-    body = b"".join(_record(key, value) for key, value in records.items())
+    body = b"".join(pax_record(key, value) for key, value in records.items())
     template = bytearray(frame.header)
     template[0:100] = b"PaxHeaders/renamed".ljust(100, b"\0")
     template[124:136] = b"%011o\0" % len(body)
@@ -40,11 +44,3 @@ def _headers(old: bytes, frame: Frame, name: bytes, link: bytes) -> bytes:
     template[148:156] = b" " * 8
     template[148:156] = b"%06o\0 " % sum(template)
     return bytes(template) + body + bytes(-len(body) % BLOCK) + frame.header
-
-
-def _record(key: bytes, value: bytes) -> bytes:
-    rest = b" " + key + b"=" + value + b"\n"
-    length = len(rest) + 1
-    while len(b"%d" % length) + len(rest) != length:
-        length = len(b"%d" % length) + len(rest)
-    return b"%d" % length + rest

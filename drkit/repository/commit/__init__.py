@@ -1,1 +1,1 @@
-"""The commit protocol: the order of its steps, sessions, marks, and the guard for stores with one writer."""
+"""The commit protocol: its steps and their order, sessions, marks, records, and the guard for single-writer stores."""

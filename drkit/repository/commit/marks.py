@@ -1,4 +1,4 @@
-"""Marks: what a prune has condemned, said aloud before anything is deleted."""
+"""Marks: what a prune has condemned, announced before anything is deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def put_mark(storage: Storage, sealer: ObjectSealer, prune_id: str, ids: Iterabl
 
 
 def read_marks(storage: Storage, sealer: ObjectSealer) -> Marks:
-    """Read all marks. Raises IntegrityError for one that cannot be read: then nobody can tell what may be used."""
+    """Read all marks. Raises IntegrityError for one that cannot be read: then nobody knows what may still be used."""
     marks: Marks = {}
     for info in list(storage.list(MARK_PREFIX)):
         try:
@@ -31,8 +31,14 @@ def read_marks(storage: Storage, sealer: ObjectSealer) -> Marks:
 
 
 def get_mark(storage: Storage, sealer: ObjectSealer, key: str) -> frozenset[bytes]:
+    """Read one mark. Raises IntegrityError, ObjectNotFound."""
     name = key.removeprefix(MARK_PREFIX)
     payload = sealer.open("mark", name.encode(), storage.get(key), source=key)
     if len(payload) % ID_SIZE:
-        raise IntegrityError(f"{key} holds no whole number of ids", object_name=key)
+        raise IntegrityError(f"{key} does not hold a whole number of ids", object_name=key)
     return frozenset(payload[start : start + ID_SIZE] for start in range(0, len(payload), ID_SIZE))
+
+
+def condemned(marks: Marks) -> frozenset[bytes]:
+    """Everything that any of these marks lists."""
+    return frozenset().union(*marks.values())

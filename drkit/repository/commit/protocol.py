@@ -1,42 +1,72 @@
-"""The order of what runs and prunes do to the storage. The code executes these very lists; a model check explores them.
+"""The order in which runs and prunes change the storage. The code executes these lists; a model check explores them.
 
-Clocks decide nothing here. A run opens its session, then reads marks; a prune stores its mark, then lists sessions: one
-of the two sees the other. Whoever stores packs (also a prune, which moves chunks) ends with creating the one key
-`snapshots/<its id>`; a prune that has to get past a session creates that key first. See FORMAT.md, section 10.
+No decision depends on a clock. A run opens its session, then reads marks; a prune stores its mark, then lists sessions:
+at least one of the two sees the other. Whoever stores packs (a prune too, which moves chunks) finishes by creating the
+one key `snapshots/<its id>`; a prune that must get past a session creates that key first. See FORMAT.md, section 10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 
-OPENING = ("open_session", "read_marks", "read_index")
-STORING = ("store_packs", "store_index", "list_packs", "create_record")
 
-BACKUP = (*OPENING, *STORING, "close_session")
-"""Also a copy and whatever else adds chunks: the packs hold what the index did not, or all of it again."""
+class Step(StrEnum):
+    """What a run or a prune does in one go. Their classes map each step to a method."""
+
+    PLAN_PRUNE = "plan_prune"
+    OPEN_SESSION = "open_session"
+    STORE_MARK = "store_mark"
+    LIST_SESSIONS = "list_sessions"
+    SETTLE_SESSIONS = "settle_sessions"
+    """Wait until each of them has ended, or fence it."""
+    FORGET = "forget"
+    WAIT_GRACE = "wait_grace"
+    READ_MARKS = "read_marks"
+    READ_SNAPSHOTS = "read_snapshots"
+    READ_INDEX = "read_index"
+    STORE_PACKS = "store_packs"
+    STORE_INDEX = "store_index"
+    LIST_PACKS = "list_packs"
+    CREATE_RECORD = "create_record"
+    REPLACE_INDEX = "replace_index"
+    DELETE_PACKS = "delete_packs"
+    DELETE_KEYS = "delete_keys"
+    DELETE_MARKS = "delete_marks"
+    DELETE_RECORD = "delete_record"
+    CLOSE_SESSION = "close_session"
+
+
+OPENING = (Step.OPEN_SESSION, Step.READ_MARKS, Step.READ_INDEX)
+STORING = (Step.STORE_PACKS, Step.STORE_INDEX, Step.LIST_PACKS, Step.CREATE_RECORD)
+
+BACKUP = (*OPENING, *STORING, Step.CLOSE_SESSION)
+"""Also the order of a copy, and of anything else that adds chunks."""
 
 PRUNE = (
-    "plan_prune",
-    "open_session",
-    "store_mark",
-    "list_sessions",
-    "settle_sessions",  # each of them ends, or is fenced
-    "forget",
-    "wait_grace",
-    "read_marks",
-    "read_snapshots",
-    "read_index",  # after the snapshots: it then holds all that they refer to
-    *STORING,  # chunks that are still needed out of packs that go
-    "replace_index",
-    "delete_packs",
-    "delete_keys",
-    "delete_marks",
-    "delete_record",
-    "close_session",
+    Step.PLAN_PRUNE,
+    Step.OPEN_SESSION,
+    Step.STORE_MARK,
+    Step.LIST_SESSIONS,
+    Step.SETTLE_SESSIONS,
+    Step.FORGET,
+    Step.WAIT_GRACE,
+    Step.READ_MARKS,
+    Step.READ_SNAPSHOTS,
+    Step.READ_INDEX,  # after the snapshots: it then holds all that they refer to
+    *STORING,  # of the chunks that are still needed in packs that go
+    Step.REPLACE_INDEX,
+    Step.DELETE_PACKS,
+    Step.DELETE_KEYS,
+    Step.DELETE_MARKS,
+    Step.DELETE_RECORD,
+    Step.CLOSE_SESSION,
 )
 
+Actions = Mapping[Step, Callable[[], None]]
 
-def perform(actor: object, steps: Sequence[str]) -> None:
-    """Take the steps in order; each is a method of the actor of that name with an underscore before it."""
+
+def perform(actions: Actions, steps: Sequence[Step]) -> None:
+    """Take the steps in order, each by the method that `actions` names for it."""
     for step in steps:
-        getattr(actor, f"_{step}")()
+        actions[step]()

@@ -1,4 +1,4 @@
-"""Sessions: who is working on the repository, and that he still does."""
+"""Sessions: which runs work on the repository, and the heartbeats that show them alive."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from drkit.storage.base import Storage
 
 SESSION_PREFIX = "sessions/"
 HEARTBEAT_SECONDS = 60.0
-"""How often a run gives a sign of life. One that gave none for two of these may be fenced: it then fails, nothing else.
+"""Seconds between a run's heartbeats. If two are missing, a prune may fence the run, which then fails: nothing worse.
 
-Every host that uses a repository must have the same; see FORMAT.md, section 9."""
+Every host that uses a repository must use the same interval; see FORMAT.md, section 9."""
 
 
 class SessionInfo(NamedTuple):
-    """`host` is empty and `prune` false where the object cannot be read."""
+    """`host` is empty and `prune` is false if the object cannot be read."""
 
     host: str
     prune: bool
 
 
 class Session:
-    """`sessions/<run id>/<n>`: n rises with every sign of life, by a thread of its own."""
+    """`sessions/<run id>/<n>`: a thread creates the next n at every heartbeat, and deletes the one before."""
 
     def __init__(self, storage: Storage, sealer: ObjectSealer, run_id: str, *, host: str, prune: bool = False) -> None:
         self._storage = storage
@@ -37,7 +37,7 @@ class Session:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.problem: DrkitError | None = None
-        """Why the last sign of life was not given: then the run may have been fenced."""
+        """Why the last heartbeat failed: without heartbeats the run may be fenced. None if it succeeded."""
 
     def open(self) -> None:
         self._put()
@@ -45,7 +45,7 @@ class Session:
         self._thread.start()
 
     def close(self) -> None:
-        """End the signs of life and remove the session."""
+        """End the heartbeats and remove the session."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -54,7 +54,7 @@ class Session:
             self._there.pop()
 
     def abandon(self, error: BaseException) -> None:
-        """Close after a failure, which matters more than that its session stays behind: that becomes a note to it."""
+        """Close after a failure. If the session cannot be removed, only a note to the failure tells so."""
         try:
             self.close()
         except DrkitError as second:
@@ -62,7 +62,7 @@ class Session:
 
     def _put(self) -> None:
         key = f"{SESSION_PREFIX}{self._run_id}/{self._number}"
-        self._there.append(key)  # before: after an error it may be there
+        self._there.append(key)  # before the put: after an error the object may exist
         self._storage.put(key, self._sealer.seal("session", self._run_id.encode(), self._payload))
 
     def _beat(self) -> None:
@@ -74,13 +74,13 @@ class Session:
                     self._storage.delete(self._there[0])
                     self._there.pop(0)
             except DrkitError as error:
-                self.problem = error  # the next beat tries again; whether it was too late is decided at the commit
+                self.problem = error  # the next heartbeat tries again; the commit decides whether that was too late
             else:
                 self.problem = None
 
 
 def list_sessions(storage: Storage) -> dict[str, int]:
-    """Return the runs that have a session, each with the number of its last sign of life."""
+    """Return the runs that have a session, each with the number of its newest heartbeat."""
     sessions: dict[str, int] = {}
     for info in storage.list(SESSION_PREFIX):
         parts = info.key.split("/")
@@ -90,7 +90,7 @@ def list_sessions(storage: Storage) -> dict[str, int]:
 
 
 def session_info(storage: Storage, sealer: ObjectSealer, run_id: str, number: int) -> SessionInfo:
-    """Tell whose session it is. What cannot be read is nobody's in particular: it is waited for all the same."""
+    """Tell whose session it is. One that cannot be read has no host; callers still wait for it."""
     try:
         return get_session(storage, sealer, f"{SESSION_PREFIX}{run_id}/{number}")
     except (IntegrityError, ObjectNotFound):
@@ -105,9 +105,10 @@ def get_session(storage: Storage, sealer: ObjectSealer, key: str) -> SessionInfo
         fields = json.loads(payload)
         return SessionInfo(str(fields.get("host", "")), fields.get("prune") is True)
     except (ValueError, AttributeError):
-        raise IntegrityError(f"{key} holds no session", object_name=key) from None
+        raise IntegrityError(f"{key} does not hold a session", object_name=key) from None
 
 
 def remove_session(storage: Storage, run_id: str) -> None:
+    """Delete every heartbeat of a run."""
     for info in list(storage.list(f"{SESSION_PREFIX}{run_id}/")):
         storage.delete(info.key)

@@ -1,1 +1,1 @@
-"""The bytes of format 1, and nothing that decides: names, sealing, chunks, packs, trees, records (see FORMAT.md)."""
+"""The bytes of format 1: names, sealing, chunks, packs, trees, records (see FORMAT.md). Nothing here uses a storage."""

@@ -1,4 +1,4 @@
-"""Keyed BLAKE3: names of chunks and digests of members. Without the key nobody can confirm a guessed content."""
+"""Keyed BLAKE3: names of chunks and digests of members. Without the key nobody can confirm a guess."""
 
 from __future__ import annotations
 

@@ -6,14 +6,14 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a target is. A record may hold other kinds, which a newer drkit wrote: they are kept, listed and copied."""
+    """What a target is. A newer drkit may have written records with other kinds: they are kept, listed and copied."""
 
     VOLUME = "volume"
     IMAGE = "image"
 
 
 class Status(StrEnum):
-    """What became of a target, or of a whole run: `partial`: it is there, and not as whole as it should be."""
+    """What became of a target, or of a whole run. `partial` means that something was captured, but not all."""
 
     OK = "ok"
     PARTIAL = "partial"

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
+
+from drkit.errors import IntegrityError
 
 LOCKED_PREFIXES = ("config", "keys/", "packs/", "index/", "snapshots/", "proofs/")
 """What object lock protects: all that a snapshot needs. Every run deletes its sessions and marks again."""
+
+
+def content_name(body: bytes | bytearray | memoryview) -> str:
+    """Return the SHA-256 of an object's bytes in hex: keys of packs, index objects, wraps and labels end with it."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def check_content_name(key: str, body: bytes | bytearray | memoryview) -> None:
+    """Raise IntegrityError unless an object has the bytes that its key was made from. Needs no secret."""
+    if content_name(body) != key.rpartition("/")[2]:
+        raise IntegrityError(f"{key} is damaged: its bytes are not those it was named after", object_name=key)
 
 
 def new_run_id(now: datetime, random: bytes) -> str:
@@ -14,9 +28,10 @@ def new_run_id(now: datetime, random: bytes) -> str:
 
 
 def display_path(path: bytes) -> str:
-    """Return a path as printable text: what is no UTF-8, and every control character, as `\\xNN`; a backslash doubled.
+    """Return a path as printable text.
 
-    Nothing that a file name holds can steer a terminal or break a line of a report. The root, an empty path, is `.`.
+    Control characters and bytes that are not UTF-8 become `\\xNN`, and a backslash is doubled: no file name can steer a
+    terminal or break a line of a report. The root, an empty path, is `.`.
     """
     text = path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
     if text.isprintable():

@@ -1,4 +1,4 @@
-"""Sealed metadata objects, from index to proof. One key, and a kind and name that are authenticated.
+"""Sealed metadata objects, from index to proof. All have one key; kind and name are authenticated.
 
 Layout: AES-256-GCM (see sealing.py) of one zstd frame; associated data `drkit 1 <kind>\\0<repository id><name>`.
 """
@@ -9,8 +9,8 @@ from drkit.errors import IntegrityError
 from drkit.repository.format.compression import compress, decompress
 from drkit.repository.format.sealing import Cipher
 
-# Refuses a forged frame that would fill the memory; the largest real object is an index of 100,000 chunks, 6 MB.
 MAX_OBJECT_SIZE = 256 * 1024 * 1024
+"""Bytes of the largest payload, so that no forged frame fills the memory. An index of 100,000 chunks has 6 MB."""
 
 
 class ObjectSealer:

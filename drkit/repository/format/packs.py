@@ -1,25 +1,24 @@
 """Packs: chunks of one kind in one object of about 32 MiB, with a sealed directory at the end.
 
     header      8 bytes `DRKITP1d` (data) or `DRKITP1t` (tree), 16 bytes random salt
-    chunks      sealed, one behind the other
+    chunks      sealed, one after the other
     directory   a sealed object of kind `pack`, named by header and salt: the entries (see ENTRY)
     trailer     length of the directory as u32, little-endian; 8 bytes `DRKITEND`
 
-The salt makes the name, the SHA-256 of all bytes, one that never recurs, also when the same chunks are packed again:
-the commit protocol needs that. The directory lets the index be rebuilt from packs alone.
+The name of a pack is the SHA-256 of all its bytes. The salt makes sure that no name recurs, even when the same chunks
+are packed again: the commit protocol needs that. With the directories, the index can be rebuilt from packs alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import struct
 from typing import NamedTuple
 
 from drkit.errors import IntegrityError
+from drkit.repository.format.names import content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.sealing import random_bytes
-from drkit.storage.base import Storage
 
 PACK_PREFIX = "packs/"
 PACK_SIZE = 32 * 1024 * 1024
@@ -31,6 +30,7 @@ END_MAGIC = b"DRKITEND"
 SALT_SIZE = 16
 HEADER_SIZE = 8 + SALT_SIZE
 TRAILER = struct.Struct("<I8s")
+MIN_PACK_SIZE = HEADER_SIZE + TRAILER.size
 
 
 class Entry(NamedTuple):
@@ -47,9 +47,10 @@ ENTRY = struct.Struct("<32s16sIII")
 
 
 def decode_entries(data: bytes, *, source: str) -> list[Entry]:
+    """Read packed entries. Raises IntegrityError naming `source`, the storage key the bytes came from."""
     if len(data) % ENTRY.size:
         raise IntegrityError(
-            f"{source}: a chunk list of {len(data)} bytes has no whole number of entries", object_name=source
+            f"{source}: a chunk list of {len(data)} bytes does not hold a whole number of entries", object_name=source
         )
     return [Entry(*fields) for fields in ENTRY.iter_unpack(data)]
 
@@ -59,39 +60,28 @@ def pack_key(pack_id: bytes) -> str:
     return f"{PACK_PREFIX}{name[:2]}/{name}"
 
 
-def pack_id_of(key: str) -> bytes:
-    """Return the pack id that a storage key names. Raises IntegrityError for a key no pack can have."""
-    name = key.rpartition("/")[2]
+def pack_id_of(key: str) -> bytes | None:
+    """Return the pack id that a storage key names, None for a key that is not a pack's."""
     try:
-        pack_id = bytes.fromhex(name)
+        pack_id = bytes.fromhex(key.rpartition("/")[2])
     except ValueError:
-        pack_id = b""
-    if len(pack_id) != 32 or pack_key(pack_id) != key:
-        raise IntegrityError(f"{key} is no name of a pack", object_name=key)
-    return pack_id
-
-
-def pack_id_or_none(key: str) -> bytes | None:
-    """Return the pack id that a storage key names, None for a name that is no part of the repository."""
-    try:
-        return pack_id_of(key)
-    except IntegrityError:
         return None
+    return pack_id if len(pack_id) == 32 and pack_key(pack_id) == key else None
 
 
 def pack_buffer() -> mmap.mmap:
-    """Return memory for a `PackBuilder`. Only what is written to takes any.
+    """Return memory for a `PackBuilder`. Pages that are never written to take none.
 
-    It lies outside the heap, where a buffer that grows leaves holes: measured 26 MB less with two packs in flight.
+    It lies outside the heap, where a growing buffer would leave holes: measured 26 MB less with two packs in flight.
     """
     return mmap.mmap(-1, 2 * PACK_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class PackBuilder:
-    """Collects sealed chunks of one pack in `buffer`, which can serve for one pack after another.
+    """Collects the sealed chunks of one pack in `buffer`, which can be used for one pack after another.
 
-    A fresh buffer a pack would be page faults by the thousand: measured a second for 2 GB of data. It starts at a page,
-    so that a storage can write it past the page cache.
+    With a fresh buffer for each pack, page faults would take a second for 2 GB of data (measured). The buffer starts at
+    a page, so that a storage can write it past the page cache.
     """
 
     def __init__(self, magic: bytes, buffer: mmap.mmap) -> None:
@@ -117,7 +107,7 @@ class PackBuilder:
         entries = b"".join(ENTRY.pack(*entry) for entry in self.entries)
         directory = sealer.seal("pack", bytes(self.body[:HEADER_SIZE]), entries)
         self._append(directory + TRAILER.pack(len(directory), END_MAGIC))
-        return hashlib.sha256(self.body).digest()
+        return bytes.fromhex(content_name(self.body))
 
     def _append(self, data: bytes | bytearray | memoryview) -> None:
         end = self.size + len(data)
@@ -127,33 +117,34 @@ class PackBuilder:
         self.size = end
 
 
-def check_pack_bytes(pack_id: bytes, body: bytes) -> None:
-    """Raise IntegrityError unless these are the bytes the pack was named after. Needs no key."""
-    if hashlib.sha256(body).digest() != pack_id:
-        key = pack_key(pack_id)
-        raise IntegrityError(f"{key} is damaged: its bytes are not those it was named after", object_name=key)
+def directory_size(tail: bytes | memoryview, pack_size: int, *, source: str) -> int:
+    """Return how many bytes the sealed directory takes, told by the end of a pack of `pack_size` bytes.
+
+    Raises IntegrityError naming `source` if this is not the end of a pack.
+    """
+    if pack_size < MIN_PACK_SIZE:
+        raise IntegrityError(f"{source} has {pack_size} bytes: too short for a pack", object_name=source)
+    length, magic = TRAILER.unpack(tail[-TRAILER.size :])
+    if magic != END_MAGIC or length > pack_size - MIN_PACK_SIZE:
+        raise IntegrityError(f"{source} is not a pack, or is cut short", object_name=source)
+    return int(length)
 
 
-def directory_of(sealer: ObjectSealer, pack_id: bytes, body: memoryview) -> list[Entry]:
-    """Return the entries of a pack whose bytes are at hand and were checked. Raises IntegrityError."""
-    key = pack_key(pack_id)
-    length, magic = TRAILER.unpack(body[-TRAILER.size :]) if len(body) >= HEADER_SIZE + TRAILER.size else (0, b"")
-    if magic != END_MAGIC or length > len(body) - HEADER_SIZE - TRAILER.size:
-        raise IntegrityError(f"{key} is no pack", object_name=key)
-    end = len(body) - TRAILER.size
-    sealed = sealer.open("pack", bytes(body[:HEADER_SIZE]), bytes(body[end - length : end]), source=key)
-    return decode_entries(sealed, source=key)
+def open_directory(
+    sealer: ObjectSealer, header: bytes | memoryview, tail: bytes | memoryview, pack_size: int, *, source: str
+) -> list[Entry]:
+    """Return the entries of a pack from its header and from a tail that holds the whole directory and the trailer.
+
+    Raises IntegrityError naming `source`.
+    """
+    length = directory_size(tail, pack_size, source=source)
+    if header[:8] not in (DATA_MAGIC, TREE_MAGIC):
+        raise IntegrityError(f"{source} is not a pack: it starts with other bytes", object_name=source)
+    end = len(tail) - TRAILER.size
+    sealed = bytes(tail[end - length : end])
+    return decode_entries(sealer.open("pack", bytes(header), sealed, source=source), source=source)
 
 
-def read_directory(storage: Storage, sealer: ObjectSealer, pack_id: bytes) -> list[Entry]:
-    """Return the entries of a stored pack from its own directory. Raises IntegrityError, ObjectNotFound."""
-    key = pack_key(pack_id)
-    size = storage.stat(key).size
-    if size < HEADER_SIZE + TRAILER.size:
-        raise IntegrityError(f"{key} has {size} bytes: too short for a pack", object_name=key)
-    header = storage.get(key, 0, HEADER_SIZE)
-    length, magic = TRAILER.unpack(storage.get(key, size - TRAILER.size, TRAILER.size))
-    if magic != END_MAGIC or header[:8] not in (DATA_MAGIC, TREE_MAGIC) or length > size - HEADER_SIZE - TRAILER.size:
-        raise IntegrityError(f"{key} is no pack, or is cut short", object_name=key)
-    sealed = storage.get(key, size - TRAILER.size - length, length)
-    return decode_entries(sealer.open("pack", header, sealed, source=key), source=key)
+def directory_of(sealer: ObjectSealer, pack_id: bytes, body: bytes | memoryview) -> list[Entry]:
+    """Return the entries of a pack whose bytes are at hand. Raises IntegrityError."""
+    return open_directory(sealer, body[:HEADER_SIZE], body, len(body), source=pack_key(pack_id))

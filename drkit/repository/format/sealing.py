@@ -17,7 +17,7 @@ OVERHEAD = NONCE_SIZE + 16
 
 
 def random_bytes(count: int) -> bytes:
-    """Return `count` bytes from the operating system's generator."""
+    """Return `count` bytes from the operating system's random generator."""
     return os.urandom(count)
 
 
@@ -36,12 +36,12 @@ class Cipher:
         nonce = os.urandom(NONCE_SIZE)
         sealed = bytearray(len(plain) + OVERHEAD)
         sealed[:NONCE_SIZE] = nonce
-        # Into place: a copy of every chunk more would be page faults, which cost more than the cipher.
+        # In place: another copy of every chunk would cause page faults that cost more than the cipher.
         self._aead.encrypt_into(nonce, plain, associated, memoryview(sealed)[NONCE_SIZE:])
         return sealed
 
     def open(self, sealed: bytes | bytearray | memoryview, associated: bytes) -> bytes:
-        """Return the plaintext. Raises IntegrityError when key, bytes or associated data are not those of `seal`."""
+        """Return the plaintext. Raises IntegrityError unless key, bytes and associated data are those of `seal`."""
         if len(sealed) < OVERHEAD:
             raise IntegrityError(f"sealed data of {len(sealed)} bytes is too short")
         try:

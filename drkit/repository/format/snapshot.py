@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
+from drkit.errors import IntegrityError
 from drkit.repository.format.digest import DIGEST_SIZE
 from drkit.repository.format.kinds import Kind, Status
-from drkit.repository.format.objects import ObjectSealer
-from drkit.storage.base import Storage
 
 SNAPSHOT_PREFIX = "snapshots/"
 FENCED = "fenced"
-"""The field that makes a record a tombstone: its run was fenced by a prune and can no longer commit."""
+"""The field that makes a record a tombstone: a prune has fenced the run, which can no longer commit."""
 NAMES_KEPT = 1000
 
 
 @dataclass
 class NameList:
-    """Paths that something happened to: all counted, the first 1,000 named (escaped for display)."""
+    """Paths to which something happened: all are counted, the first 1,000 are named (escaped for display)."""
 
     count: int = 0
     names: list[str] = field(default_factory=list)
@@ -43,7 +41,7 @@ class NameList:
 
 @dataclass
 class Target:
-    """One target in a snapshot. `tree` holds the ids of the tree's chunks; a failed target has none."""
+    """One target in a snapshot. `tree` holds the ids of the tree's chunks; it is empty for a failed target."""
 
     kind: str
     """A `Kind`, or one that this version does not know."""
@@ -61,10 +59,10 @@ class Target:
     vanished: NameList = field(default_factory=NameList)
     skipped: NameList = field(default_factory=NameList)
     lost: list[str] = field(default_factory=list)
-    """What this capture could not carry, in words: the reduced fidelity of a stock helper, trusted xattrs."""
+    """What this capture could not record, in words: the reduced fidelity of a stock helper, trusted xattrs."""
     exclude: list[str] = field(default_factory=list)
     encoding: str = ""
-    """What wrote the tar stream. Members are reused only between captures of one encoding."""
+    """What wrote the tar stream. Members are reused only between captures with the same encoding."""
     source: dict[str, Any] = field(default_factory=dict)
     """The engine's own description: a volume's driver, options and labels; an image's id, tags and platform."""
     trusted_xattrs: bool = False
@@ -72,7 +70,7 @@ class Target:
 
     @property
     def reduced(self) -> bool:
-        """Whether a stock helper wrote it, which keeps less than the volume holds."""
+        """Whether a stock helper wrote it, which records less than the volume holds."""
         return self.encoding.endswith(", stock")
 
 
@@ -82,7 +80,7 @@ def tree_chunk_ids(target: Target) -> list[bytes]:
 
 @dataclass
 class Snapshot:
-    """The record of one run. Times are RFC 3339 UTC."""
+    """The record of one run. Times are RFC 3339 in UTC."""
 
     id: str
     time: str
@@ -96,18 +94,18 @@ class Snapshot:
     helper: dict[str, Any] = field(default_factory=dict)
     """The helper image: id, source, tar version, architecture, and the chunk ids of its archive."""
     copy_of: str = ""
-    """In a mirror: the id of the run that captured all this, however many copies lie between."""
+    """In a mirror: the id of the run that captured this, however many copies lie between."""
     via: list[str] = field(default_factory=list)
     """The ids of the copies between that run and this one, oldest first."""
 
     @property
     def original(self) -> str:
-        """The same for a snapshot and all of its copies."""
+        """The id that a snapshot shares with all of its copies."""
         return self.copy_of or self.id
 
     @property
     def names(self) -> list[str]:
-        """Every id that people may know this snapshot by."""
+        """Every id by which people may know this snapshot."""
         return [self.id, *([self.copy_of] if self.copy_of else []), *self.via]
 
     def target(self, kind: str, name: str) -> Target | None:
@@ -115,14 +113,14 @@ class Snapshot:
 
 
 def stored_trees(snapshot: Snapshot) -> Iterable[Target]:
-    """Yield every tree of a snapshot: its targets', and that of the helper image it keeps."""
+    """Yield every tree of a snapshot: those of its targets, and that of the helper image stored with it."""
     yield from (target for target in snapshot.targets if target.tree)
     if snapshot.helper.get("tree"):
         yield Target(Kind.IMAGE, "drkit helper", tree=snapshot.helper["tree"])
 
 
 def copied(snapshot: Snapshot, random: bytes) -> Snapshot:
-    """Return the record of a copy: a run of its own, whose id sorts like that of the original."""
+    """Return the record of a copy. It is a run of its own, whose id sorts like that of the original."""
     run_id = f"{snapshot.original.partition('-')[0]}-{random.hex()}"
     via = [*snapshot.via, snapshot.id] if snapshot.copy_of else []
     return replace(snapshot, id=run_id, copy_of=snapshot.original, via=via)
@@ -140,7 +138,7 @@ def parse_time(text: str) -> datetime:
 
 
 def tombstone(run_id: str, *, by: str) -> bytes:
-    """The payload of a record that is no snapshot: prune `by` took the run's name. Its own says that it may delete."""
+    """Return the payload of a tombstone: prune `by` took the run's name. A prune's own says that it may delete."""
     return json.dumps({FENCED: run_id, "by": by}).encode()
 
 
@@ -152,20 +150,23 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 
 
 def decode_snapshot(payload: bytes, *, source: str) -> Snapshot | None:
-    """Read a record; None for a tombstone. Fields that this version does not know are passed over."""
+    """Read a record; None for a tombstone. Fields that this version does not know are ignored.
+
+    Raises IntegrityError naming `source`, the storage key the payload came from.
+    """
     try:
         raw = json.loads(payload)
         if FENCED in raw:
             return None
         if not isinstance(raw["targets"], list):
-            raise TypeError("targets is no list")
+            raise TypeError("targets is not a list")
         raw["targets"] = [_target(entry) for entry in raw["targets"]]
         _check_tree(raw.get("helper", {}).get("tree", []))
         raw["status"] = Status(raw["status"])
         snapshot = Snapshot(**_known(Snapshot, raw))
         parse_time(snapshot.time)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{source} is no snapshot record: {error}", object_name=source) from error
+        raise IntegrityError(f"{source} is not a snapshot record: {error}", object_name=source) from error
     return snapshot
 
 
@@ -178,13 +179,13 @@ def _target(raw: dict[str, Any]) -> Target:
 
 
 def _check_tree(tree: Any) -> None:
-    """The authenticated bytes of a record are those that somebody wrote who held the meta key: not always drkit."""
-    # In one go: of 10,000 records these are most of what is read.
+    """Raise ValueError for what is not a tree: whoever holds the meta key can write a record, not only drkit."""
+    # All ids at once: in 10,000 records they are most of what is read.
     digits = 2 * DIGEST_SIZE
     if not (isinstance(tree, list) and set(map(len, tree)) <= {digits}):
-        raise ValueError("a tree is no list of chunk ids")
-    if len(bytes.fromhex("".join(tree))) != DIGEST_SIZE * len(tree):  # it passes over blanks
-        raise ValueError("a tree is no list of chunk ids")
+        raise ValueError("a tree is not a list of chunk ids")
+    if len(bytes.fromhex("".join(tree))) != DIGEST_SIZE * len(tree):  # fromhex skips blanks
+        raise ValueError("a tree is not a list of chunk ids")
 
 
 def _known(record: type, raw: dict[str, Any]) -> dict[str, Any]:
@@ -195,58 +196,3 @@ def _known(record: type, raw: dict[str, Any]) -> dict[str, Any]:
 @cache
 def _field_names(record: type) -> frozenset[str]:
     return frozenset(item.name for item in fields(record))
-
-
-def create_record(storage: Storage, run_id: str, body: bytes, *, passing: bool = False) -> bool:
-    """Create `snapshots/<run id>`, by which a run commits or is fenced. False when another body was there first.
-
-    Our own write whose answer was lost is there byte for byte: the nonce makes each body unique. `passing`: it is a
-    tombstone, which no retention lock need hold.
-    """
-    key = SNAPSHOT_PREFIX + run_id
-    try:
-        (storage.put_passing if passing else storage.put)(key, body)
-    except ObjectExists:
-        try:
-            return storage.get(key) == body
-        except ObjectNotFound:  # it was taken, and has been forgotten since
-            return False
-    return True
-
-
-def is_taken(storage: Storage, run_id: str) -> bool:
-    """Whether `snapshots/<run id>` exists: to a run that has not committed it means that it was fenced."""
-    try:
-        storage.stat(SNAPSHOT_PREFIX + run_id)
-    except ObjectNotFound:
-        return False
-    return True
-
-
-def get_snapshot(storage: Storage, sealer: ObjectSealer, key: str) -> Snapshot | None:
-    """Read one record; None for a tombstone, which a prune put there. Raises IntegrityError naming the object."""
-    run_id = key.removeprefix(SNAPSHOT_PREFIX)
-    payload = sealer.open("snapshot", run_id.encode(), storage.get(key), source=key)
-    snapshot = decode_snapshot(payload, source=key)
-    if snapshot is not None and snapshot.id != run_id:
-        raise IntegrityError(f"{key} holds the record of {snapshot.id}", object_name=key)
-    return snapshot
-
-
-def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot | IntegrityError]:
-    """Yield every record, oldest run first; a damaged one is yielded as the error that names it.
-
-    One that is forgotten between the listing and its reading is passed over.
-    """
-    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX)]
-    storage.fetch_ahead(keys)
-    for key in keys:
-        try:
-            snapshot = get_snapshot(storage, sealer, key)
-        except ObjectNotFound:
-            continue
-        except IntegrityError as error:
-            yield error
-        else:
-            if snapshot is not None:
-                yield snapshot

@@ -1,6 +1,6 @@
 """Trees: the ordered members of one target, as a stream of msgpack records that is cut into chunks.
 
-A member is one entry of a tar stream. Its bytes are never rebuilt: they are the concatenation of its extents.
+A member is one entry of a tar stream. Its raw bytes are never rebuilt: they are the concatenation of its extents.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _FIELD_TYPES = (bytes, bytes, bytes, bytes, bytes, bool, bytes)
 
 
 class Member(NamedTuple):
-    """One tar entry of a target, or the only stream of an image.
+    """One tar entry of a target.
 
-    `path` is relative to the volume's root, the root itself is empty. `stat` is what the scan saw before the entry was
-    read: `type mode uid gid size mtime ctime inode links`, as GNU find prints %y %m %U %G %s %T@ %C@ %i %n; a member
-    with the same text later was not changed. `leader` is the path that holds the content of a hard link, `symlink` the
-    target of a symbolic one; else empty. `digest` is the keyed BLAKE3 of the raw bytes. `settled` says that mtime and
-    ctime lay long enough before the capture that read it for an equal `stat` to prove equal content.
+    `path` is relative to the volume's root; that of the root is empty. `stat` is what the scan saw before the entry was
+    read: `type mode uid gid size mtime ctime inode links`, as GNU find prints %y %m %U %G %s %T@ %C@ %i %n. `leader` is
+    the path that holds the content of a hard link, `symlink` the target of a symbolic link; both are empty otherwise.
+    `digest` is the keyed BLAKE3 of the raw bytes. `settled` tells whether an equal `stat` in a later scan proves equal
+    content, since mtime and ctime lay long enough before the capture that read the entry.
     """
 
     path: bytes
@@ -42,12 +42,12 @@ class Member(NamedTuple):
 
     @property
     def type(self) -> str:
-        """The letter find prints: f d l p b c; empty where nothing was scanned."""
+        """The letter that find prints, one of f d l p b c; empty if nothing was scanned."""
         return self.stat[:1].decode("ascii")
 
     @property
     def raw_size(self) -> int:
-        """Bytes of the member in the tar stream, headers and padding included."""
+        """Bytes of the member in the tar stream, including headers and padding."""
         return sum(length for _, _, length in EXTENT.iter_unpack(self.extents))
 
     def chunk_ids(self) -> Iterator[bytes]:
@@ -90,9 +90,9 @@ class TreeWriter:
 
 
 def scan_chunk(data: bytes, *, source: str) -> tuple[list[bytes], int]:
-    """Return the extents of every whole record that `data` starts with, and how many bytes these records take.
+    """Return the extents of every whole record at the start of `data`, and how many bytes these records take.
 
-    For whoever needs no more of a tree than the chunks it refers to. Raises IntegrityError for what is no member.
+    This is enough to learn which chunks a tree refers to. Raises IntegrityError for a record that is not a member.
     """
     unpacker = msgpack.Unpacker(use_list=False, raw=False, max_buffer_size=_MAX_RECORD)
     unpacker.feed(data)
@@ -108,15 +108,15 @@ def scan_chunk(data: bytes, *, source: str) -> tuple[list[bytes], int]:
 
 def _member(fields: Any) -> Member:
     if type(fields) is not tuple or tuple(map(type, fields)) != _FIELD_TYPES:
-        raise ValueError("a record is no member")
+        raise ValueError("a record is not a member")
     member = Member(*fields)
     if len(member.extents) % EXTENT.size:
-        raise ValueError("a member has no whole number of extents")
+        raise ValueError("a member does not have a whole number of extents")
     return member
 
 
 def decode_members(chunks: Iterable[bytes], *, source: str) -> Iterator[Member]:
-    """Yield the members of a tree from its chunks. Raises IntegrityError for what is no whole sequence of members."""
+    """Yield the members of a tree from its chunks. Raises IntegrityError unless they hold whole members alone."""
     unpacker = msgpack.Unpacker(use_list=False, raw=False, max_buffer_size=_MAX_RECORD)
     fed = whole = 0
     try:
@@ -125,7 +125,7 @@ def decode_members(chunks: Iterable[bytes], *, source: str) -> Iterator[Member]:
             fed += len(chunk)
             for fields in unpacker:
                 member = _member(fields)
-                whole = unpacker.tell()  # after the last record it counts the bytes of an unfinished one too
+                whole = unpacker.tell()  # here, since after the last record it also counts an unfinished one
                 yield member
     except (msgpack.UnpackException, ValueError, TypeError) as error:
         raise IntegrityError(f"the tree of {source} is damaged: {error}", hint="Run drkit check.") from error

@@ -1,7 +1,7 @@
-"""Who opens which key, and changing that: a holder is given wraps, or loses them.
+"""Who opens which key, and how that changes: a holder is given wraps, or loses them.
 
-Every change is made of steps that leave all keys open to somebody: new wraps before old ones go, the meta key last when
-a holder comes and first when one goes. One that broke off is finished by doing the same again.
+After every step of a change somebody can still open all keys: new wraps come before old ones go, and the meta key comes
+last when a holder is added and first when one is removed. An interrupted change is finished by making it again.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _KEY_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ListedWrap(NamedTuple):
-    """One wrapped key: its storage key, which key it holds (`meta` or a key id), and for whom; None: nobody knows.
+    """One wrapped key: its storage key, which key it holds (`meta`, a key id or `escrow`), and its holder, if known.
 
-    Without a label, an identity at hand may still tell that it is its own.
+    Without a label the holder is known only if one of the identities at hand opens the wrap.
     """
 
     key: str
@@ -35,7 +35,7 @@ class ListedWrap(NamedTuple):
 
 @dataclass(frozen=True)
 class Custody:
-    """What a listing of `keys/` and the labels say. Whether a wrap opens is tried only where no label names it."""
+    """What a listing of `keys/` and the labels tell. Only wraps that no label names are tried with identities."""
 
     wraps: list[ListedWrap]
     escrows: list[ListedWrap]
@@ -48,7 +48,7 @@ class Custody:
         return [*sorted(found - {_META}), _META]
 
     def holders(self) -> list[Holder]:
-        """Everybody who is known to open a key, each once, with the name it was given last seen."""
+        """Everybody who is known to open a key, each once, with a name if any of their labels has one."""
         names: dict[str, str] = {}
         for wrap in self.wraps:
             if wrap.holder is not None:
@@ -56,7 +56,7 @@ class Custody:
         return sorted(Holder(recipient, name) for recipient, name in names.items())
 
     def opened_by(self, recipient: str) -> set[str]:
-        """The keys, `meta` among them, of which there is a wrap for this recipient."""
+        """The keys, including `meta`, of which this recipient has a wrap."""
         return {wrap.purpose for wrap in self.wraps if wrap.holder is not None and wrap.holder.recipient == recipient}
 
     @property
@@ -68,9 +68,9 @@ _META = META_PREFIX.split("/")[1]
 
 
 def read_custody(repository: Repository, *, meta_key_alone: bool = False) -> Custody:
-    """List wraps and labels. A wrap without a label is tried with the identities at hand: what they open is theirs.
+    """List wraps and labels. A wrap without a label that an identity at hand opens is that identity's.
 
-    `meta_key_alone` looks at no data key, of which there is one a run.
+    `meta_key_alone` leaves out the data keys, of which every run has one.
     """
     prefixes = [META_PREFIX, f"{LABEL_PREFIX}{_META}/"] if meta_key_alone else ["keys/"]
     listed = [info.key for prefix in prefixes for info in repository.storage.list(prefix)]
@@ -89,16 +89,16 @@ def read_custody(repository: Repository, *, meta_key_alone: bool = False) -> Cus
 def _opener(repository: Repository, key: str) -> Holder | None:
     try:
         opened = open_wrap(repository.storage, key, repository.id, repository.identities)
-    except (IntegrityError, ObjectNotFound):  # damaged, of a repository that never was, or just deleted
+    except (IntegrityError, ObjectNotFound):  # damaged, left by an interrupted init, or just deleted
         return None
     return Holder(opened[0].recipient) if opened else None
 
 
 def grant(repository: Repository, holders: Sequence[Holder]) -> int:
-    """Give each of these a whole wrap of every data key, then of the meta key. Returns how many wraps were made.
+    """Give each of these holders a whole wrap of every data key, then of the meta key. Returns how many were made.
 
-    Runs that begin meanwhile add data keys: it looks again until nothing is missing. A damaged wrap counts as missing,
-    one without a label is left to whom it may serve and made anew. Raises AccessDenied without an identity that opens
+    Runs that begin meanwhile add data keys, so this looks again until no wrap is missing. A damaged wrap counts as
+    missing. An unlabelled wrap is kept, and a labelled one is added. Raises AccessDenied without an identity that opens
     all keys.
     """
     require_identity(repository, "giving somebody the keys")
@@ -121,10 +121,11 @@ def grant(repository: Repository, holders: Sequence[Holder]) -> int:
 
 
 def _authentic_key(repository: Repository, custody: Custody, purpose: str) -> bytes:
-    """Return the key that an identity at hand opens, and that is the right one.
+    """Return the right key, opened with an identity at hand.
 
-    Anybody who can write to the storage can wrap a key of his own for a public key. A label, sealed under the meta key,
-    vouches for the wrap it names; for others a chunk under the key has to. The meta key was checked with `config`.
+    Anybody who can write to the storage can wrap a key of their own for a public key. A label, sealed under the meta
+    key, vouches for the wraps it names; the key in any other wrap must open a chunk. The meta key was checked when the
+    repository was opened.
     """
     if purpose == _META:
         return repository.meta.meta_key
@@ -138,7 +139,7 @@ def _authentic_key(repository: Repository, custody: Custody, purpose: str) -> by
             continue
         if opened is not None and (wrap.labelled or _seals_data(repository, key_id, opened[1])):
             return opened[1]
-    repository.keys.get(key_id)  # tells why, where no wrap opens
+    repository.keys.get(key_id)  # if no wrap opens, this raises the reason
     raise IntegrityError(
         f"no wrap in keys/{purpose}/ holds the key that sealed the data: somebody put another one there",
         hint="Run drkit verify.",
@@ -147,7 +148,7 @@ def _authentic_key(repository: Repository, custody: Custody, purpose: str) -> by
 
 
 def _seals_data(repository: Repository, key_id: bytes, key: bytes) -> bool:
-    """Whether a chunk under this key id opens with the key; true where there is none, and the key is of no use."""
+    """Whether a chunk under this key id opens with the key. True without such a chunk: then nothing needs the key."""
     index = repository.index
     chunk_id = index.samples().get(key_id)
     place = index.get(chunk_id) if chunk_id else None
@@ -170,7 +171,7 @@ def _missing(repository: Repository, custody: Custody, holders: Sequence[Holder]
 
 
 def is_whole(repository: Repository, wrap: ListedWrap) -> bool:
-    """Whether a wrap's bytes are those it is named after."""
+    """Whether a wrap's bytes are those it was named after."""
     try:
         get_wrap(repository.storage, wrap.key)
     except (IntegrityError, ObjectNotFound):
@@ -179,10 +180,10 @@ def is_whole(repository: Repository, wrap: ListedWrap) -> bool:
 
 
 def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
-    """Delete every wrap that `stays` refuses, those of the meta key first. Returns how many were deleted.
+    """Delete every wrap for which `stays` is false, those of the meta key first. Returns how many were deleted.
 
-    Before the first one goes, every key must open, with an identity at hand, through a wrap that stays; else raises
-    DrkitError, and nothing is changed. What somebody copied before, this does not take back.
+    First an identity at hand must open every key through a wrap that stays; otherwise this raises DrkitError, and
+    nothing is changed. Keys that somebody copied earlier still open what was stored until then.
     """
     require_identity(repository, "taking the keys from somebody")
     custody = read_custody(repository)
@@ -192,7 +193,7 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
         if not any(_opens(repository, wrap, right) for wrap in staying if wrap.purpose == purpose):
             key = "the meta key" if purpose == _META else f"data key {purpose}"
             raise DrkitError(
-                f"nothing was removed: the identity at hand would then not open {key}, and no other one is proven to",
+                f"nothing was removed: the identity at hand would no longer open {key}, and no other is proven to",
                 hint="Use the identity of a recipient that stays: set DRKIT_IDENTITY_FILE.",
             )
     going = [wrap for wrap in custody.wraps if not stays(wrap)]
@@ -211,7 +212,7 @@ def _opens(repository: Repository, wrap: ListedWrap, right: bytes) -> bool:
 
 
 def _delete_stale_labels(repository: Repository, custody: Custody, gone: set[str]) -> None:
-    """Delete labels whose every wrap was deleted here. One without any wrap may be that of a run which just begins."""
+    """Delete labels whose wraps were all deleted here. One without any wrap may belong to a run that just begins."""
     for label in custody.labels:
         named = {f"keys/{label.purpose}/{name}" for name in label.holders}
         if named and named <= gone:
@@ -219,9 +220,9 @@ def _delete_stale_labels(repository: Repository, custody: Custody, gone: set[str
 
 
 def replace_escrow(repository: Repository, passphrase: str) -> list[ListedWrap]:
-    """Store the identity at hand under a new passphrase, and delete the copies of it under earlier ones.
+    """Store the identity at hand under a new passphrase, and delete its copies under earlier passphrases.
 
-    Returns the copies that no label calls somebody's: they stay, and still open with their passphrases.
+    Returns the unlabelled copies: nobody knows whose they are, so they stay, and still open with their passphrases.
     """
     require_identity(repository, "changing the passphrase")
     identity = repository.identities[0]
@@ -246,7 +247,7 @@ def require_identity(repository: Repository, doing: str) -> None:
 
 
 def data_keys(repository: Repository) -> list[bytes]:
-    """The ids of all data keys that have a wrap, ordered."""
+    """The ids of all data keys that have a wrap, in order."""
     prefixes = {info.key.split("/")[1] for info in repository.storage.list("keys/")}
     return [bytes.fromhex(purpose) for purpose in sorted(prefixes) if _KEY_ID.fullmatch(purpose)]
 

@@ -1,1 +1,1 @@
-"""Keys: wrapped for recipients, labelled, and the age identities that open them."""
+"""Keys: wrapped for recipients, labelled, and opened with age identities."""

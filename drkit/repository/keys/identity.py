@@ -1,4 +1,4 @@
-"""age keys: who can open a repository. The only module that talks to an age library."""
+"""age keys: they decide who can open a repository. The only module that uses an age library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_WORK = 22
 
 
 class Identity:
-    """A private X25519 key. Never printed: `repr` shows the public half only."""
+    """A private X25519 key. It is never printed: `repr` shows the public half only."""
 
     def __init__(self, key: pyrage.x25519.Identity) -> None:
         self._key = key
@@ -50,7 +50,7 @@ class Identity:
         )
 
     def unwrap(self, wrapped: bytes) -> bytes | None:
-        """Return the plaintext of an age file, or None when it is not for this identity."""
+        """Return the plaintext of an age file, or None if it is not for this identity."""
         try:
             return bytes(pyrage.decrypt(wrapped, [self._key]))
         except pyrage.DecryptError:
@@ -88,7 +88,7 @@ def parse_identities(text: str, *, source: str) -> list[Identity]:
 
 
 def parse_recipients(text: str, *, source: str) -> list[str]:
-    """Read an age recipients file: one `age1…` a line, `#` comments. Raises UsageError naming the line."""
+    """Read an age recipients file: an `age1…` on each line, `#` comments. Raises UsageError naming the line."""
     recipients: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         entry = line.strip()
@@ -99,12 +99,13 @@ def parse_recipients(text: str, *, source: str) -> list[str]:
             recipients.append(entry)
     if not recipients:
         raise UsageError(
-            f"{source} names no recipient", hint="Put the public key (age1…) of each key holder on a line."
+            f"{source} names no recipient", hint="Put the public key (age1…) of each key holder on a line of its own."
         )
     return recipients
 
 
 def check_recipient(text: str, *, source: str) -> None:
+    """Raise UsageError naming `source` unless the text is an age recipient."""
     if text.startswith(_SECRET_PREFIX):
         raise UsageError(f"{source} is a secret key, expected a public one", hint="Recipients start with age1.")
     if text.startswith(_FOREIGN_RECIPIENTS):
@@ -115,7 +116,7 @@ def check_recipient(text: str, *, source: str) -> None:
     try:
         pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError:
-        raise UsageError(f"{source}: {text!r} is no age recipient", hint="Recipients start with age1.") from None
+        raise UsageError(f"{source}: {text!r} is not an age recipient", hint="Recipients start with age1.") from None
 
 
 def wrap(plain: bytes, recipients: Sequence[str]) -> bytes:
@@ -129,7 +130,7 @@ def wrap_with_passphrase(plain: bytes, passphrase: str) -> bytes:
 
 
 def unwrap_with_passphrase(wrapped: bytes, passphrase: str, *, source: str) -> bytes | None:
-    """Return the plaintext of a binary or armored age file, or None when the passphrase is wrong.
+    """Return the plaintext of a binary or armored age file, or None if the passphrase is wrong.
 
     Raises AccessDenied, before anything is computed, for a file that asks for more work than age itself would do.
     """
@@ -146,12 +147,12 @@ def unwrap_with_passphrase(wrapped: bytes, passphrase: str, *, source: str) -> b
 
 
 def is_passphrase_protected(data: bytes) -> bool:
-    """Whether an identity file is itself an age file, which a passphrase opens."""
+    """Whether an identity file is itself an age file, to be opened with a passphrase."""
     return data.startswith((_FILE_MARK, _ARMOR_MARK))
 
 
 def check_work_factor(wrapped: bytes, *, source: str) -> None:
-    """Raise AccessDenied unless an age file is one under a passphrase, with a work factor that can be borne."""
+    """Raise AccessDenied unless this is an age file under a passphrase, with a work factor within the limit."""
     header = wrapped[:_HEADER_SIZE]
     if wrapped.startswith(_ARMOR_MARK):
         body = b"".join(wrapped.split(b"-----")[2].split())[:_HEADER_SIZE] if wrapped.count(b"-----") > 1 else b""
@@ -161,10 +162,11 @@ def check_work_factor(wrapped: bytes, *, source: str) -> None:
             header = b""
     if not header.startswith(_FILE_MARK) or (found := _SCRYPT.match(header, len(_FILE_MARK))) is None:
         raise AccessDenied(
-            f"{source} is no age file under a passphrase", hint="Make one with: age -p -o identity.age identity.txt."
+            f"{source} is not an age file under a passphrase",
+            hint="Make one with: age -p -o identity.age identity.txt.",
         )
     if int(found[1]) > _MAX_WORK:
         raise AccessDenied(
             f"{source} asks for a scrypt work factor of 2^{int(found[1])}, more than the limit 2^{_MAX_WORK}",
-            hint="Use another copy of the identity: no honest age file asks for so much.",
+            hint="Use another copy of the identity: no honest age file asks for so much work.",
         )

@@ -1,18 +1,18 @@
-"""Labels: whom a wrapped key is for. An age file does not say; the meta key's holder may know.
+"""Labels: whom a wrapped key is for. An age file does not tell; whoever holds the meta key may know.
 
-`keys/recipients/<meta or key id>/<hash>` is a sealed object of kind `recipients`, named by the SHA-256 of its bytes.
-It is stored before the wraps it names, so that every wrap of this version has one; wraps of earlier versions have none.
+`keys/recipients/<meta, key id or escrow>/<hash>` is a sealed object of kind `recipients`, named by the SHA-256 of its
+bytes. It is stored before the wraps it names, so every wrap has one, except wraps that earlier versions wrote.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.names import content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
 
@@ -24,7 +24,7 @@ _RECIPIENT = re.compile(r"age1[a-z0-9]{1,200}")
 
 
 class Holder(NamedTuple):
-    """Who opens a wrap: a public key, and what people call it."""
+    """Whoever opens a wrap: a public key, and what people call it."""
 
     recipient: str
     name: str = ""
@@ -39,20 +39,20 @@ class Label(NamedTuple):
 
 
 def put_label(storage: Storage, sealer: ObjectSealer, purpose: str, holders: Mapping[str, Holder]) -> None:
-    """Store a label for the wraps of one key, given by their hashes; `purpose` is `meta`, a key id or `escrow`."""
+    """Store a label for wraps of one key, given by their hashes. `purpose` is `meta`, a key id in hex, or `escrow`."""
     wraps = {
         name: {"recipient": holder.recipient} | ({"name": holder.name} if holder.name else {})
         for name, holder in holders.items()
     }
     body = sealer.seal(KIND, purpose.encode(), json.dumps({"wraps": wraps}).encode())
-    storage.put(f"{LABEL_PREFIX}{purpose}/{hashlib.sha256(body).hexdigest()}", body)
+    storage.put(f"{LABEL_PREFIX}{purpose}/{content_name(body)}", body)
 
 
 def read_labels(storage: Storage, sealer: ObjectSealer, keys: Iterable[str]) -> Iterator[Label]:
     """Yield the labels among these storage keys.
 
-    One that does not open is passed over: it is damaged, which `check` tells, or an interrupted init left it. The wraps
-    that it names then count as nobody's, which loses no key.
+    A label that does not open is left out: it is damaged, which `check` reports, or an interrupted init left it. The
+    wraps that it names then count as unlabelled, which loses no key.
     """
     for key in keys:
         if not key.startswith(LABEL_PREFIX):
@@ -68,12 +68,12 @@ def read_labels(storage: Storage, sealer: ObjectSealer, keys: Iterable[str]) -> 
 
 
 def _holder(recipient: str, name: str) -> Holder:
-    """Labels are written by whoever holds the meta key: nothing in them may steer a terminal or break a page."""
+    """Whoever holds the meta key can write labels, so nothing in them may steer a terminal or break a page."""
     if not _RECIPIENT.fullmatch(recipient):
-        raise ValueError("a label names no age recipient")
+        raise ValueError("a label names something that is not an age recipient")
     return Holder(recipient, name if is_name(name) else "")
 
 
 def is_name(text: str) -> bool:
-    """Whether people may call a recipient this."""
+    """Whether a recipient may be given this name."""
     return len(text) <= MAX_NAME and text.isprintable()

@@ -1,14 +1,13 @@
-"""The keys of a repository: one meta key for its structure, one data key a run for its content.
+"""The keys of a repository: one meta key for its structure, and for each run one data key for its content.
 
-`keys/meta/<wrap-id>` and `keys/<key-id>/<wrap-id>` are age files, one a recipient; a wrap-id is the SHA-256 of the
-object, so that damage shows before any decryption. `keys/escrow/<wrap-id>` is an identity under a passphrase. Whom a
-wrap is for, its label says (see labels.py).
+`keys/meta/<wrap-id>` and `keys/<key-id>/<wrap-id>` are age files, one for each recipient. A wrap-id is the SHA-256 of
+the object, so that damage shows before any decryption. `keys/escrow/<wrap-id>` is an identity under a passphrase. A
+label tells whom a wrap is for (see labels.py).
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from drkit.errors import AccessDenied, IntegrityError
+from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.sealing import KEY_SIZE, derive_key, random_bytes
 from drkit.repository.keys.identity import Identity, parse_identity, unwrap_with_passphrase, wrap, wrap_with_passphrase
@@ -33,7 +33,7 @@ _LABEL = re.compile(f"{LABEL_PREFIX}([0-9a-f]{{32}})/[0-9a-f]{{64}}")
 
 @dataclass(frozen=True, repr=False)
 class MetaKeys:
-    """The meta key and the subkeys derived from it. Opens structure, never data."""
+    """The meta key and the subkeys derived from it. They open structure, never data."""
 
     meta_key: bytes
     chunk_id: bytes
@@ -65,7 +65,7 @@ def _payload(repository_id: bytes, purpose: str, key: bytes) -> bytes:
 
 
 def _key_from_payload(payload: bytes, repository_id: bytes, purpose: str, *, source: str) -> bytes:
-    """Return the key. The payload says what it is for: without that, a wrap could be moved to another key's place."""
+    """Return the key. The payload tells what it is for, so that a wrap cannot be moved to another key's place."""
     try:
         fields = json.loads(payload)
         owner, use, key = fields["repository"], fields["for"], base64.b64decode(fields["key"], validate=True)
@@ -74,7 +74,7 @@ def _key_from_payload(payload: bytes, repository_id: bytes, purpose: str, *, sou
     if owner != repository_id.hex():
         raise IntegrityError(f"{source} is a key of another repository", object_name=source)
     if use != purpose or len(key) != KEY_SIZE:
-        raise IntegrityError(f"{source} is another key than its place says", object_name=source)
+        raise IntegrityError(f"{source} holds another key than its place says", object_name=source)
     return key
 
 
@@ -95,9 +95,9 @@ def put_key(
     key: bytes,
     holders: Sequence[Holder],
 ) -> None:
-    """Store `key` wrapped once to each holder, so that one can be removed without touching the others.
+    """Store `key` wrapped once to each holder, so that one wrap can be deleted without touching the others.
 
-    The label comes first: a crash leaves a label too many, never a wrap of which nobody knows whose it is.
+    The label comes first: a crash may leave a label too many, but never a wrap whose holder nobody knows.
     """
     payload = _payload(repository_id, _purpose(prefix), key)
     bodies = [(holder, wrap(payload, [holder.recipient])) for holder in holders]
@@ -105,7 +105,7 @@ def put_key(
 
 
 def put_escrow(storage: Storage, sealer: ObjectSealer, identity: Identity, passphrase: str) -> str:
-    """Store the identity under a passphrase, so that it outlives the host. Returns the storage key."""
+    """Store the identity under a passphrase, so that it outlives the host. Returns its storage key."""
     body = wrap_with_passphrase(identity.secret_text().encode(), passphrase)
     return _put_wraps(storage, sealer, ESCROW_PREFIX, [(Holder(identity.recipient), body)])[0]
 
@@ -113,7 +113,7 @@ def put_escrow(storage: Storage, sealer: ObjectSealer, identity: Identity, passp
 def _put_wraps(
     storage: Storage, sealer: ObjectSealer, prefix: str, bodies: Sequence[tuple[Holder, bytes]]
 ) -> list[str]:
-    names = [hashlib.sha256(body).hexdigest() for _, body in bodies]
+    names = [content_name(body) for _, body in bodies]
     put_label(
         storage, sealer, _purpose(prefix), {name: holder for name, (holder, _) in zip(names, bodies, strict=True)}
     )
@@ -127,14 +127,14 @@ def data_key_prefix(key_id: bytes) -> str:
 
 
 class DataKeyWrap(NamedTuple):
-    """`keys/<key id>/<id>`: one wrap of a data key; both in binary."""
+    """`keys/<key id>/<id>`: one wrap of a data key; both ids in binary."""
 
     key_id: bytes
     id: bytes
 
 
 def data_key_wraps(storage: Storage) -> list[DataKeyWrap]:
-    """Return the wraps of all data keys that are there. Other names below keys/ are passed over."""
+    """Return the wraps of all data keys that are there. Other objects below keys/ are left out."""
     wraps = []
     for info in storage.list("keys/"):
         match = _WRAP.fullmatch(info.key)
@@ -151,7 +151,7 @@ class LabelName(NamedTuple):
 
 
 def data_key_labels(storage: Storage) -> list[LabelName]:
-    """Return the labels of all data keys that are there, also of keys that are gone."""
+    """Return the labels of all data keys, even of keys that are gone."""
     labels = []
     for info in storage.list(LABEL_PREFIX):
         match = _LABEL.fullmatch(info.key)
@@ -161,28 +161,27 @@ def data_key_labels(storage: Storage) -> list[LabelName]:
 
 
 def usable_keys(wraps: Iterable[DataKeyWrap], condemned: Container[bytes] = ()) -> set[bytes]:
-    """Return the ids of the keys that have a wrap and of whose wraps none is condemned; that of trees among them.
+    """Return the ids of the keys that have a wrap and none that is condemned, and the key id of trees.
 
-    A run that was fenced may store its packs all the same, after its key was deleted: nobody may refer to these.
+    A fenced run may still store packs after its key was deleted: nobody may refer to chunks in them.
     """
     wraps = list(wraps)
     return {TREE_KEY_ID, *(wrap.key_id for wrap in wraps)} - {wrap.key_id for wrap in wraps if wrap.id in condemned}
 
 
 def get_wrap(storage: Storage, name: str) -> bytes:
-    """Return a wrapped key. Raises IntegrityError when the bytes are not those its name was made from."""
+    """Return a wrapped key, still wrapped. Raises IntegrityError when its bytes are damaged, ObjectNotFound."""
     body = storage.get(name)
-    if hashlib.sha256(body).hexdigest() != name.rpartition("/")[2]:
-        raise IntegrityError(f"{name} is damaged: its bytes are not those it was named after", object_name=name)
+    check_content_name(name, body)
     return body
 
 
 def open_key(storage: Storage, prefix: str, repository_id: bytes, identities: Sequence[Identity]) -> bytes:
-    """Return the key wrapped under `prefix`, with the first wrap that one of `identities` opens.
+    """Return the key wrapped below `prefix`, from the first wrap that one of `identities` opens.
 
-    A wrap that is damaged, or that an interrupted init left for a repository that never was, is passed over as long as
-    another one opens. Raises AccessDenied when all are whole and none is for us, IntegrityError when damage could be
-    the reason.
+    A wrap that is damaged, or that an interrupted init left behind for a repository that was never made, does not
+    matter if another one opens. Raises AccessDenied when all wraps are whole and none is for these identities,
+    IntegrityError when damage could be the reason.
     """
     damaged: list[IntegrityError] = []
     found = False
@@ -205,21 +204,21 @@ def open_key(storage: Storage, prefix: str, repository_id: bytes, identities: Se
     recipients = ", ".join(identity.recipient for identity in identities)
     if prefix != META_PREFIX:
         raise AccessDenied(
-            f"the identity {recipients} does not open the data key {_purpose(prefix)}: it opens a part of the data",
-            hint="See who opens all of it with drkit key list, and let them run drkit key rewrap.",
+            f"the identity {recipients} does not open the data key {_purpose(prefix)}: it opens only part of the data",
+            hint="See with drkit key list who opens all of it, and let them run drkit key rewrap.",
         )
     raise AccessDenied(
         f"the identity {recipients} opens no key of this repository",
-        hint="Name the identity the repository was made with: identity_file, or DRKIT_IDENTITY_FILE.",
+        hint="Name the identity that the repository was made with: identity_file, or DRKIT_IDENTITY_FILE.",
     )
 
 
 def open_wrap(
     storage: Storage, name: str, repository_id: bytes, identities: Sequence[Identity]
 ) -> tuple[Identity, bytes] | None:
-    """Return the key in one wrap and who opened it; None when it is for nobody here.
+    """Return the key in one wrap and the identity that opened it; None if none of them does.
 
-    Raises IntegrityError when it is damaged, or holds another key than its place says.
+    Raises IntegrityError when it is damaged or holds another key than its place says, and ObjectNotFound.
     """
     body = get_wrap(storage, name)
     for identity in identities:
@@ -230,7 +229,7 @@ def open_wrap(
 
 
 def open_escrow(storage: Storage, passphrase: str) -> Identity:
-    """Return the identity that `init` stored under this passphrase."""
+    """Return the identity that is stored under this passphrase. Raises AccessDenied, or IntegrityError for damage."""
     names = list(_wraps(storage, ESCROW_PREFIX))
     if not names:
         raise AccessDenied("this repository holds no passphrase-wrapped identity", hint="Use the identity file itself.")
@@ -253,11 +252,11 @@ def _wraps(storage: Storage, prefix: str) -> Iterator[str]:
 
 
 def parse_meta_key(text: str, repository_id: bytes, *, source: str) -> bytes:
-    """Read a meta key file: the same JSON that the wraps hold, in the clear."""
+    """Read a meta key file: the JSON that the wraps hold, in the clear. Raises AccessDenied for anything else."""
     try:
         return _key_from_payload(text.encode(), repository_id, _purpose(META_PREFIX), source=source)
     except IntegrityError as error:
-        raise AccessDenied(error.message, hint="Write it anew on a host that holds the identity.") from None
+        raise AccessDenied(error.message, hint="Write it again on a host that holds the identity.") from None
 
 
 def format_meta_key(meta_key: bytes, repository_id: bytes) -> str:
@@ -265,7 +264,7 @@ def format_meta_key(meta_key: bytes, repository_id: bytes) -> str:
 
 
 class KeyRing:
-    """Opens data keys as they are needed, and keeps them. Without identities (a write-only host) it opens none."""
+    """Opens data keys when they are needed, and keeps them. Without identities (a write-only host) it opens none."""
 
     def __init__(self, storage: Storage, repository_id: bytes, meta: MetaKeys, identities: Sequence[Identity]) -> None:
         self._storage = storage
@@ -277,7 +276,7 @@ class KeyRing:
         self._keys[key_id] = key
 
     def get(self, key_id: bytes) -> bytes:
-        """Return a key. Raises AccessDenied without an identity for it."""
+        """Return a key. Raises AccessDenied without an identity that opens it, IntegrityError for damage."""
         if key_id not in self._keys:
             if not self._identities:
                 raise AccessDenied(

@@ -1,1 +1,1 @@
-"""Mirrors: copies of snapshots in a second place, moved without opening them."""
+"""Mirrors: copies of snapshots in a second place, made without opening the data."""

@@ -1,20 +1,20 @@
 """A mirror: another place for copies of a repository's snapshots, with the same id and the same meta key.
 
-Chunks and wrapped keys come into it as they are, unopened, so the meta key is enough. Chunks lie in new packs, whose
-names never recur. Wraps keep their names, though: nobody could wrap a key anew without opening it. A prune that slept
-could delete a wrap that a copy has brought back since. So no prune of a mirror deletes any data key, and copies go
-into mirrors only.
+Chunks and wrapped keys are copied as they are, unopened, so the meta key is enough. Chunks lie in new packs, whose
+names never recur. Wraps, however, keep their names, since nobody could wrap a key again without opening it. A prune
+that slept could delete a wrap that a copy has brought back meanwhile. So no prune of a mirror deletes a data key, and
+copies go into mirrors only.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound, RepositoryLocked, RepositoryNotFound, UsageError
+from drkit.repository.format.names import check_content_name
 from drkit.repository.format.snapshot import format_time
 from drkit.repository.holders.custody import read_custody
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder
@@ -24,12 +24,14 @@ from drkit.storage.base import Storage
 
 
 def create_mirror(source: Repository, storage: Storage, *, now: datetime, single_writer: bool) -> list[Holder]:
-    """Make an empty mirror, open to whoever opens the source. `config` comes last. Returns who opens it.
+    """Make an empty mirror that opens to everybody who opens the source; returns these holders. `config` comes last.
 
-    An identity that the source keeps under a passphrase is kept here too. Raises ObjectExists, and leaves it untouched,
-    where a repository is already; IntegrityError when nobody is known to open the source.
+    An identity that the source keeps under a passphrase is copied too. Raises ObjectExists when a repository is there
+    already, which stays as it is, and IntegrityError when the source holds no wrap of its meta key.
     """
     require_no_repository(storage)
+    if single_writer:
+        storage = storage.single_writer()
     wraps = read_custody(source, meta_key_alone=True).wraps
     holders = list(dict.fromkeys(wrap.holder for wrap in wraps if wrap.holder is not None))
     unlabelled = [wrap.key for wrap in wraps if wrap.holder is None]
@@ -37,7 +39,7 @@ def create_mirror(source: Repository, storage: Storage, *, now: datetime, single
         raise IntegrityError(f"{META_PREFIX} of {source.storage.url} holds no key", object_name=META_PREFIX)
     put_key(storage, source.objects, META_PREFIX, source.id, source.meta.meta_key, holders)
     keys = KeyCopier(source, storage)
-    for key in unlabelled:  # whom it is for, only he can tell
+    for key in unlabelled:  # only whoever opens it can tell whom it is for
         keys.copy_wrap(key)
     keys.copy_escrow()
     fields = {
@@ -56,8 +58,8 @@ def create_mirror(source: Repository, storage: Storage, *, now: datetime, single
 def open_mirror(source: Repository, storage: Storage) -> Repository:
     """Open the mirror of a repository with that repository's keys.
 
-    Raises UsageError for the repository of somebody else and for one that takes no copies, IntegrityError for one that
-    only says that it is ours.
+    Raises UsageError for another repository and for one that takes no copies, IntegrityError for one that only claims
+    to be our mirror.
     """
     cure = f"Make a mirror at another place: drkit init --repository PLACE --mirror-of {source.storage.url}."
     try:
@@ -67,7 +69,7 @@ def open_mirror(source: Repository, storage: Storage) -> Repository:
         raise RepositoryNotFound(error.message, hint=f"Make it: {make}.") from None
     if config.repository_id != source.id:
         raise UsageError(
-            f"{storage.url} holds the repository {config.repository_id.hex()}, which is no mirror of {source.id.hex()} "
+            f"{storage.url} holds the repository {config.repository_id.hex()}, not a mirror of {source.id.hex()} "
             f"at {source.storage.url}",
             hint=cure,
         )
@@ -86,7 +88,7 @@ def open_mirror(source: Repository, storage: Storage) -> Repository:
 
 
 class KeyCopier:
-    """Brings wrapped keys and their labels into a mirror, each key once, all that were there when this was made."""
+    """Copies wrapped keys and their labels into a mirror, each key once; only those that were there at its start."""
 
     def __init__(self, source: Repository, storage: Storage) -> None:
         self._source = source.storage
@@ -101,10 +103,9 @@ class KeyCopier:
         self._done: set[str] = set()
 
     def copy_key(self, key_id: bytes, is_condemned: Callable[[bytes], bool]) -> None:
-        """Bring every whole wrap of a data key that the mirror lacks, its labels first.
+        """Copy every whole wrap of a data key that the mirror lacks, after its labels.
 
-        Raises IntegrityError when the source has none that is whole, RepositoryLocked for one that a prune is about to
-        delete.
+        Raises IntegrityError when the source has no whole wrap, RepositoryLocked when a prune is about to delete one.
         """
         purpose = key_id.hex()
         if purpose in self._done:
@@ -113,7 +114,7 @@ class KeyCopier:
         if any(is_condemned(bytes.fromhex(key.rpartition("/")[2])) for key in wraps):
             raise RepositoryLocked(
                 f"a prune of {self._storage.url} is about to delete the data key {purpose}",
-                hint="Let it end, or run drkit prune there, then run drkit copy again.",
+                hint="Wait until it has ended, or run drkit prune there, then run drkit copy again.",
             )
         self._copy_labels(purpose)
         if not [key for key in wraps if self.copy_wrap(key)]:
@@ -124,14 +125,14 @@ class KeyCopier:
         self._done.add(purpose)
 
     def copy_escrow(self) -> None:
-        """Bring the identities that are kept under a passphrase."""
+        """Copy the identities that are stored under a passphrase."""
         purpose = ESCROW_PREFIX.split("/")[1]
         self._copy_labels(purpose)
         for key in self._wraps[purpose]:
             self.copy_wrap(key)
 
     def copy_wrap(self, key: str) -> bool:
-        """Whether the mirror has this wrap now. One that is damaged, or that was just deleted, is not brought."""
+        """Copy a wrap unless it is damaged or was just deleted. Returns whether the mirror has it now."""
         if key in self._there:
             return True
         try:
@@ -146,12 +147,12 @@ class KeyCopier:
                 continue
             try:
                 body = self._source.get(key)
-            except ObjectNotFound:
-                continue  # its recipient has just been removed
-            if hashlib.sha256(body).hexdigest() == key.rpartition("/")[2]:  # else check tells
-                self._put(key, body)
+                check_content_name(key, body)
+            except (IntegrityError, ObjectNotFound):  # check reports damage; a label goes with its recipient
+                continue
+            self._put(key, body)
 
     def _put(self, key: str, body: bytes) -> None:
-        with suppress(ObjectExists):  # another copy, at the same time; its name is the hash of its bytes
+        with suppress(ObjectExists):  # by another copy at the same time; the name is the hash of the bytes
             self._storage.put(key, body)
         self._there.add(key)

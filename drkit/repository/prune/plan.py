@@ -6,7 +6,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from drkit.errors import IntegrityError, RetentionRefused
-from drkit.repository.commit.marks import Marks, read_marks
+from drkit.repository.commit.marks import Marks, condemned, read_marks
 from drkit.repository.format.packs import ENTRY, Entry
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.keys.wraps import DataKeyWrap, LabelName, data_key_labels, data_key_wraps
@@ -14,7 +14,7 @@ from drkit.repository.prune.survey import Survey, index_damage, survey
 from drkit.repository.repository import Repository
 
 Choose = Callable[[list[Snapshot]], Set[str]]
-"""Told all snapshots, returns the ids of those to forget."""
+"""Takes all snapshots, returns the ids of those to forget."""
 
 
 @dataclass
@@ -23,22 +23,22 @@ class PrunePlan:
 
     survey: Survey
     snapshots: frozenset[str]
-    """Every snapshot there is, `forget` among them."""
+    """Every snapshot there is, including those to forget."""
     forget: frozenset[str]
     marks: Marks
-    """Those of other prunes: of the dead among them, as the living ones are waited for."""
+    """Marks left by prunes that died; live prunes are waited for."""
     dead: dict[bytes, int] = field(default_factory=dict)
-    """Packs that hold nothing that is needed."""
+    """Packs in which nothing is needed."""
     moving: dict[bytes, int] = field(default_factory=dict)
-    """Packs of which less than half is needed, each with the size of what is."""
+    """Packs of which less than half is needed, each with the size of that part."""
     postponed: dict[bytes, int] = field(default_factory=dict)
-    """The same, beyond what one prune is to move."""
+    """More of these, beyond what one prune may move."""
     debris: dict[bytes, int] = field(default_factory=dict)
-    """Packs that no index object lists: of runs that were cut short, or have not yet got that far."""
+    """Packs that no index object lists: of runs that were cut short, or have not stored their index yet."""
     wraps: list[DataKeyWrap] = field(default_factory=list)
-    """Wraps of data keys that no chunk is sealed with."""
+    """Wraps of data keys without any chunk."""
     labels: list[LabelName] = field(default_factory=list)
-    """Their labels, and those of keys that are gone."""
+    """Labels of these wraps, and of keys that are gone."""
 
     @property
     def packs(self) -> Set[bytes]:
@@ -51,7 +51,8 @@ class PrunePlan:
 
     @property
     def doubtful(self) -> frozenset[bytes]:
-        return frozenset().union(*self.marks.values())
+        """What dead prunes have condemned, and may have half deleted."""
+        return condemned(self.marks)
 
     @property
     def bytes_stored(self) -> int:
@@ -66,42 +67,41 @@ class PrunePlan:
         return sum(self.survey.stored[pack_id] for pack_id in self.packs) - self.bytes_moved
 
     def refuse_too_much(self, *, yes_really: bool) -> None:
-        """Raise RetentionRefused when more than half of all data would go: more often a mistake than a wish."""
+        """Raise RetentionRefused if more than half of all data would go, which is usually a mistake."""
         if not yes_really and 2 * self.bytes_freed > self.bytes_stored:
             share = 100 * self.bytes_freed // self.bytes_stored
             raise RetentionRefused(
                 f"this prune would remove {share}% of the data: {self.bytes_freed} of {self.bytes_stored} bytes",
-                hint="Look at drkit prune --dry-run, then run drkit prune --yes-really if it is right.",
+                hint="Look at drkit prune --dry-run; if that is right, run drkit prune --yes-really.",
             )
 
 
 def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> PrunePlan:
-    """Read everything, decide what could go. `max_repack`: how many bytes of chunks to move at most.
+    """Read everything, and decide what could go. `max_repack`: how many bytes of chunks may be moved.
 
-    Raises RetentionRefused where there is no snapshot, IntegrityError for damage that leaves open what is needed.
+    Raises RetentionRefused if there is no snapshot, IntegrityError for damage that hides what is needed.
     """
-    # Before everything else: what is made later is not condemned.
+    # Listed first, so that no key that is made later is condemned.
     wraps = data_key_wraps(repository.storage)
     labels = data_key_labels(repository.storage)
     marks = read_marks(repository.storage, repository.objects)
     snapshots = live_snapshots(repository)
     if not snapshots:
         raise RetentionRefused(
-            f"{repository.storage.url} shows no snapshot: nothing says what is still needed",
+            f"{repository.storage.url} shows no snapshot, so nothing tells what is still needed",
             hint="Check that this is the right repository, then run drkit backup.",
         )
     forget = frozenset(choose(snapshots))
-    kept = [snapshot for snapshot in snapshots if snapshot.id not in forget]
-    doubtful: frozenset[bytes] = frozenset().union(*marks.values())
-    found = survey(repository, kept, doubtful=doubtful)
+    staying = [snapshot for snapshot in snapshots if snapshot.id not in forget]
+    found = survey(repository, staying, doubtful=condemned(marks))
     if found.damaged and found.unlisted:
         raise index_damage(found)
     plan = PrunePlan(found, frozenset(snapshot.id for snapshot in snapshots), forget, marks)
     _sort_packs(plan, max_repack)
     if repository.is_mirror:
-        return plan  # a copy could bring a key back, under the names that its wraps had before
-    # Keys of packs that are moved wait for the next prune: a new pack must hold nothing under a key in our own mark,
-    # or another prune could not tell it from what is better not relied on.
+        return plan  # a copy could bring a key back, and its wraps would have the same names as before
+    # Keys of packs that are moved are left to the next prune. A new pack must hold no chunk under a key in our mark, or
+    # other prunes could not tell it from a pack that they must not count on.
     used = found.key_ids(frozenset(plan.dead))
     plan.wraps = [wrap for wrap in wraps if wrap.key_id not in used]
     plan.labels = [label for label in labels if label.key_id not in used]
@@ -109,12 +109,12 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
 
 
 def live_snapshots(repository: Repository) -> list[Snapshot]:
-    """Return every snapshot. Raises IntegrityError for a damaged record: what it needs nobody knows."""
+    """Return every snapshot. Raises IntegrityError for a damaged record, since nobody knows what that needs."""
     snapshots = []
     for record in repository.snapshots():
         if isinstance(record, IntegrityError):
             raise IntegrityError(
-                f"{record.message}: what this snapshot needs cannot be told, so nothing is removed",
+                f"{record.message}: what this snapshot needs is unknown, so nothing is removed",
                 hint="Restore that object from a copy of the repository, or drkit forget it.",
                 object_name=record.object_name,
             )
@@ -124,7 +124,7 @@ def live_snapshots(repository: Repository) -> list[Snapshot]:
 
 
 def _sort_packs(plan: PrunePlan, max_repack: int) -> None:
-    """Sort packs into those that go, those that are worth moving, most gain for the least work first, and the rest."""
+    """Sort packs: those that go, those that are worth moving (most gain for least work first), and the rest."""
     worth: list[tuple[float, bytes, int]] = []
     for number, pack in enumerate(plan.survey.packs):
         needed = sum(Entry(*ENTRY.unpack(entry)).sealed_size for entry in plan.survey.needed(number))

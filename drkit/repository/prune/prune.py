@@ -1,13 +1,13 @@
 """`Prune`: one prune of a repository, in the order of protocol.PRUNE.
 
-What is decided before the mark is only a guess; what goes is decided after it, from a second reading. A prune can be
-cut short anywhere: what it leaves, the next one takes along.
+What it plans before it stores its mark is only a guess. What goes is decided after the mark, from a second reading. A
+prune can be cut short anywhere: the next one deletes what it leaves behind.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from drkit.errors import (
@@ -18,15 +18,18 @@ from drkit.errors import (
     RepositoryLocked,
     RetentionRefused,
 )
+from drkit.events import LOGGED, Events
 from drkit.repository.commit import session as session_module
-from drkit.repository.commit.marks import MARK_PREFIX, put_mark, read_marks
-from drkit.repository.commit.protocol import PRUNE, perform
+from drkit.repository.commit.marks import MARK_PREFIX, condemned, put_mark, read_marks
+from drkit.repository.commit.protocol import PRUNE, Actions, Step, perform
+from drkit.repository.commit.records import fence_run, is_taken
 from drkit.repository.commit.session import Session, list_sessions, remove_session, session_info
-from drkit.repository.commit.single_writer import require_sole_writer
+from drkit.repository.commit.single_writer import require_single_writer
 from drkit.repository.format.packs import pack_key
-from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, create_record, is_taken, tombstone
-from drkit.repository.index import PackListing, put_index, stored_packs
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
+from drkit.repository.index import PackListing, put_index
 from drkit.repository.keys.wraps import data_key_prefix
+from drkit.repository.pack_reader import stored_packs
 from drkit.repository.prune.plan import Choose, PrunePlan, live_snapshots, plan_prune
 from drkit.repository.prune.reindex import replace_index
 from drkit.repository.prune.repack import Repacker
@@ -35,7 +38,7 @@ from drkit.repository.repository import Repository
 
 POLL_SECONDS = 2.0
 _INTERVALS = 2
-"""Over how many intervals of its signs of life a run must stand still before it is fenced."""
+"""A run is fenced if no heartbeat has come for so many heartbeat intervals."""
 
 
 class Clock:
@@ -60,16 +63,16 @@ class Done:
     keys_deleted: int = 0
     fenced: list[str] = field(default_factory=list)
     spared: list[bytes] = field(default_factory=list)
-    """PrunePlan packs that turned out to be needed."""
+    """Packs of the plan that turned out to be needed."""
     damaged: list[IntegrityError] = field(default_factory=list)
-    """Packs that were to be moved, and stay for what is wrong with them."""
+    """Damage to packs whose chunks were to be moved: these packs stay."""
     denied: list[str] = field(default_factory=list)
-    """What the storage would not delete now: a later prune tries again."""
+    """Objects that the storage refused to delete now: a later prune tries again."""
 
 
 @dataclass
 class Options:
-    """`max_repack`: bytes of chunks to move at most. `grace`: seconds between the last fence and the second reading."""
+    """`max_repack`: bytes of chunks to move at most. `grace`: seconds to wait before the second reading."""
 
     max_repack: int
     yes_really: bool = False
@@ -77,7 +80,7 @@ class Options:
 
 
 class Prune:
-    """One prune. `run` does it whole; its actions are the steps of protocol.PRUNE."""
+    """One prune. `run` takes the steps of protocol.PRUNE, each of which is a method."""
 
     def __init__(
         self,
@@ -88,8 +91,7 @@ class Prune:
         *,
         host: str,
         clock: Clock | None = None,
-        say: Callable[[str], None] = lambda message: None,
-        progress: Callable[[int], None] = lambda count: None,
+        events: Events = LOGGED,
     ) -> None:
         self._repository = repository
         self._storage = repository.storage
@@ -97,8 +99,7 @@ class Prune:
         self._choose = choose
         self._options = options
         self._clock = clock or Clock()
-        self._say = say
-        self._progress = progress
+        self._events = events
         self._session = Session(self._storage, repository.objects, prune_id, host=host, prune=True)
         self._sessions: dict[str, int] = {}
         self._dead: frozenset[str] = frozenset()
@@ -111,19 +112,41 @@ class Prune:
         self._committed = False
         self.plan: PrunePlan
         self.done = Done()
+        self._actions: Actions = {
+            Step.PLAN_PRUNE: self._plan_prune,
+            Step.OPEN_SESSION: self._open_session,
+            Step.STORE_MARK: self._store_mark,
+            Step.LIST_SESSIONS: self._list_sessions,
+            Step.SETTLE_SESSIONS: self._settle_sessions,
+            Step.FORGET: self._forget,
+            Step.WAIT_GRACE: self._wait_grace,
+            Step.READ_MARKS: self._read_marks,
+            Step.READ_SNAPSHOTS: self._read_snapshots,
+            Step.READ_INDEX: self._read_index,
+            Step.STORE_PACKS: self._store_packs,
+            Step.STORE_INDEX: self._store_index,
+            Step.LIST_PACKS: self._list_packs,
+            Step.CREATE_RECORD: self._create_record,
+            Step.REPLACE_INDEX: self._replace_index,
+            Step.DELETE_PACKS: self._delete_packs,
+            Step.DELETE_KEYS: self._delete_keys,
+            Step.DELETE_MARKS: self._delete_marks,
+            Step.DELETE_RECORD: self._delete_record,
+            Step.CLOSE_SESSION: self._close_session,
+        }
 
     def run(self) -> Done:
-        """Do it. Whatever it raises, no snapshot has lost anything.
+        """Prune. Whatever this raises, no snapshot has lost anything.
 
-        Raises RetentionRefused for what must not go, RepositoryLocked when another prune works or has fenced this one,
-        IntegrityError for a repository that is too damaged to say what is needed.
+        Raises RetentionRefused for what must not go, RepositoryLocked when another prune is at work or has fenced this
+        one, IntegrityError when the repository is too damaged to tell what is needed.
         """
         try:
-            perform(self, PRUNE)
+            perform(self._actions, PRUNE)
         except (IntegrityError, ObjectNotFound) as error:
             fenced = not self._committed and is_taken(self._storage, self._id)
             self._withdraw(error)
-            if fenced:  # whoever fenced us has moved on, and with it what we wanted to read
+            if fenced:  # the prune that fenced us goes on, and deletes what we wanted to read
                 raise self._fenced() from error
             raise
         except BaseException as error:
@@ -137,15 +160,15 @@ class Prune:
         )
 
     def _withdraw(self, error: BaseException) -> None:
-        """Leave no mark behind that nobody needs. Once something may be half deleted it stays, for the next prune."""
+        """Remove our mark. Once something may be half deleted the mark stays, and the next prune deletes the rest."""
         try:
             self._storage.delete((SNAPSHOT_PREFIX if self._committed else MARK_PREFIX) + self._id)
         except DrkitError as second:
-            error.add_note(f"what prune {self._id} has left could not be removed either: {second}")
+            error.add_note(f"what prune {self._id} leaves behind could not be removed either: {second}")
         finally:
             self._session.abandon(error)
 
-    # -- what might go, and saying so
+    # -- what might go, and announcing it
 
     def _plan_prune(self) -> None:
         self.plan = plan_prune(self._repository, self._choose, self._options.max_repack)
@@ -153,8 +176,8 @@ class Prune:
 
     def _open_session(self) -> None:
         self._session.open()
-        self._dead = require_sole_writer(
-            self._repository.storage, self._id, single_writer=self._repository.single_writer
+        self._dead = require_single_writer(
+            self._storage, self._id, single_writer=self._repository.single_writer, events=self._events
         )
 
     def _store_mark(self) -> None:
@@ -164,9 +187,9 @@ class Prune:
         self._sessions = {run: number for run, number in list_sessions(self._storage).items() if run != self._id}
 
     def _settle_sessions(self) -> None:
-        """Wait until every run that may use a condemned pack has ended; fence those that give no sign of life.
+        """Wait until every run that may use a condemned pack has ended; fence those without a heartbeat.
 
-        Two prunes give way by their ids: the later one withdraws, so that never both wait for each other.
+        Of two prunes the one with the later id withdraws, so that they never wait for each other.
         """
         patience = _INTERVALS * session_module.HEARTBEAT_SECONDS
         since = dict.fromkeys(self._sessions, self._clock.now())
@@ -186,7 +209,7 @@ class Prune:
                 elif run not in told:
                     told.add(run)
                     host = session_info(self._storage, self._repository.objects, run, number).host
-                    self._say(f"waiting for run {run} of host {host or 'unknown'} to end")
+                    self._events.note(f"waiting for run {run} of host {host or 'unknown'} to end")
             if not self._sessions:
                 return
             self._clock.sleep(min(POLL_SECONDS, session_module.HEARTBEAT_SECONDS / 4))
@@ -196,20 +219,18 @@ class Prune:
         if info.prune and run < self._id:
             raise RepositoryLocked(
                 f"prune {run} of host {info.host} is at work in {self._storage.url}",
-                hint="Wait for its end, then run drkit prune again.",
+                hint="Wait until it has ended, then run drkit prune again.",
             )
 
     def _fence(self, run: str) -> None:
-        """Take the key that the run needs to commit. Where that is taken, it has committed, or is fenced already.
+        """Take the key that the run needs to commit. If the key is taken, the run has committed or is fenced already.
 
-        In single-writer mode the key is no decision: the run has been waited for and found dead. It still stops one
-        that wakes up later, since that looks before it writes; only in the very moment of this call would it not.
+        In single-writer mode the key decides nothing: we have waited for the run, and it counts as dead. The key still
+        stops a run that wakes up later, since that looks before it writes, unless it looked just before this call.
         """
-        payload = tombstone(run, by=self._id)
-        body = self._repository.objects.seal("snapshot", run.encode(), payload)
-        if create_record(self._storage, run, body, passing=True):
+        if fence_run(self._storage, self._repository.objects, run, by=self._id):
             self.done.fenced.append(run)
-            self._say(f"fenced run {run}: it gave no sign of life")
+            self._events.note(f"fenced run {run}: it showed no sign of life")
         remove_session(self._storage, run)
 
     def _forget(self) -> None:
@@ -222,8 +243,8 @@ class Prune:
         lost = sorted(self.plan.snapshots - self.plan.forget - there)
         if lost:
             raise RetentionRefused(
-                f"snapshot {lost[0]} was there when this prune began, and is not now ({len(lost)} such)",
-                hint="If nobody has forgotten it, the storage lists too little; else run drkit prune again.",
+                f"snapshot {lost[0]} was there when this prune began, and is not there now ({len(lost)} in all)",
+                hint="If nobody has forgotten it, the storage lists too little; otherwise run drkit prune again.",
             )
 
     def _wait_grace(self) -> None:
@@ -234,7 +255,7 @@ class Prune:
 
     def _read_marks(self) -> None:
         marks = read_marks(self._storage, self._repository.objects)
-        self._doubtful = frozenset().union(*(ids for prune, ids in marks.items() if prune != self._id))
+        self._doubtful = condemned({prune: ids for prune, ids in marks.items() if prune != self._id})
 
     def _read_snapshots(self) -> None:
         self._snapshots = live_snapshots(self._repository)
@@ -259,7 +280,7 @@ class Prune:
         self._going |= self._survey.unlisted & self.plan.packs
 
     def _second_survey(self) -> Survey:
-        """The first one, where nothing has changed since: the trees need not be read again."""
+        """Return the first survey if nothing has changed since: then the trees need not be read again."""
         first = self.plan.survey
         same = {snapshot.id for snapshot in self._snapshots} == self.plan.snapshots - self.plan.forget
         if same and self._doubtful <= self.plan.doubtful and first.is_current(self._storage):
@@ -267,7 +288,7 @@ class Prune:
         return survey(self._repository, self._snapshots, going=frozenset(self.plan.packs), doubtful=self._doubtful)
 
     def _store_packs(self) -> None:
-        repacker = Repacker(self._storage, self._repository.objects, self._progress)
+        repacker = Repacker(self._storage, self._repository.objects, self._events)
         for number in self._moving:
             pack = self._survey.packs[number]
             try:
@@ -283,7 +304,7 @@ class Prune:
         self.done.bytes_stored = sum(pack.size for pack in self._moved)
 
     def _store_index(self) -> None:
-        put_index(self._storage, self._repository.objects, self._moved)
+        put_index(self._storage, self._repository.objects, (pack.packed() for pack in self._moved))
 
     def _list_packs(self) -> None:
         stored = stored_packs(self._storage)
@@ -293,9 +314,8 @@ class Prune:
                 raise IntegrityError(f"{key}, which this prune stored, is not there", object_name=key)
 
     def _create_record(self) -> None:
-        """From here on this prune deletes; fenced before, it must not."""
-        body = self._repository.objects.seal("snapshot", self._id.encode(), tombstone(self._id, by=self._id))
-        if not create_record(self._storage, self._id, body, passing=True):
+        """From here on this prune deletes. If it was fenced before, it must not."""
+        if not fence_run(self._storage, self._repository.objects, self._id, by=self._id):
             raise self._fenced()
         self._committed = True
 
@@ -310,12 +330,12 @@ class Prune:
             if self._delete(pack_key(pack_id)):
                 self.done.packs_deleted += 1
                 self.done.bytes_deleted += size
-            self._progress(size)
+            self._events.progress("prune", size)
 
     def _delete_keys(self) -> None:
-        """Delete the wraps that were there before the mark, of keys that no chunk is sealed with; then their labels.
+        """Delete those wraps of keys without chunks that were there before the mark, then the labels of such keys.
 
-        A run that goes on has made its key after the mark, or we have waited for it.
+        A run that still goes on has made its key after the mark: for all others we have waited.
         """
         used = self._survey.key_ids(frozenset(self._going))
         used |= {entry.key_id for pack in self._moved for entry in pack.entries}
@@ -327,10 +347,10 @@ class Prune:
                 self._delete(label.key)
 
     def _delete_marks(self) -> None:
-        """Our own, and those of prunes that were cut short: what is left of the packs in them is needed.
+        """Delete our own mark and those of prunes that were cut short: what is left of the packs in them is needed.
 
-        A mark stands as long as something in it could still be deleted: a prune that wakes up after years finds what it
-        condemned gone, or in use since before its mark.
+        A mark stays as long as something in it could still be deleted. So a prune that wakes up after years finds
+        everything it condemned deleted, or needed since before its mark.
         """
         if self.done.denied:
             return
@@ -345,7 +365,7 @@ class Prune:
         self._session.close()
 
     def _delete(self, key: str) -> bool:
-        """Whether it is gone. What the storage refuses to delete now (a retention lock) is a later prune's work."""
+        """Whether the object is gone. What the storage refuses to delete now (object lock) is left to a later prune."""
         try:
             self._storage.delete(key)
         except AccessDenied:

@@ -1,17 +1,18 @@
-"""New index objects for old ones: without the packs that go, nothing listed twice, few instead of many small ones."""
+"""New index objects for old ones: without the packs that go, each pack listed once, many small objects merged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Set
 
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import ENTRY
-from drkit.repository.index import MAX_ENTRIES, RawPack, put_index
+from drkit.repository.index import MAX_ENTRIES, IndexBatch
 from drkit.repository.prune.survey import Survey
 from drkit.storage.base import Storage
 
 SMALL = MAX_ENTRIES // 8
+"""Entries below which an index object is small."""
 MANY_SMALL = 16
+"""So many small index objects are merged."""
 
 
 def replace_index(
@@ -21,42 +22,39 @@ def replace_index(
     going: Set[bytes],
     delete: Callable[[str], bool],
 ) -> None:
-    """Put the listings that stay into new index objects, then delete the old ones; object by object.
+    """List the packs that stay in new index objects, then delete the old ones, object by object.
 
-    A pack that stays is listed at every moment. Needs the space of one index object, as much memory, and a pack that is
-    listed in an object that stays as it is is not listed again.
+    Every pack that stays is listed at every moment, and in the end once. Needs the space, and as much memory, of one or
+    two index objects.
     """
     old = objects_to_replace(found, going)
     listed = {
         pack.pack_id for key, packs in found.objects.items() if key not in old for pack in packs if found.is_there(pack)
     }
-    waiting: list[RawPack] = []
+    batch = IndexBatch(storage, sealer)
     replaced: list[str] = []
 
-    def flush() -> None:
-        put_index(storage, sealer, (pack.listing() for pack in waiting))
+    def store() -> None:
+        batch.store()
         for key in replaced:
             delete(key)
-        waiting.clear()
         replaced.clear()
 
-    count = 0
     for key in old:
         for pack in found.objects.get(key, ()):
             if pack.pack_id in going or pack.pack_id in listed or not found.is_there(pack):
                 continue
             listed.add(pack.pack_id)
-            waiting.append(pack)
-            count += len(pack.entries) // ENTRY.size
+            batch.add(pack)
         replaced.append(key)
-        if count >= MAX_ENTRIES:
-            flush()
-            count = 0
-    flush()
+        if batch.full:
+            store()
+    store()
 
 
 def objects_to_replace(found: Survey, going: Set[bytes]) -> list[str]:
-    """Index objects that cannot be read, that list what goes, is gone or stands in another one, and many small ones."""
+    """Return the index objects that cannot be read; those that list a pack that goes, is gone, or is listed in another
+    one; and the small ones, if there are many."""
     seen: set[bytes] = set()
     stale, small = [], []
     for key, packs in found.objects.items():
@@ -65,7 +63,7 @@ def objects_to_replace(found: Survey, going: Set[bytes]) -> list[str]:
             stale.append(key)
         else:
             seen |= ids
-            if sum(len(pack.entries) for pack in packs) < SMALL * ENTRY.size:
+            if sum(pack.chunks for pack in packs) < SMALL:
                 small.append(key)
     merged = small if len(small) >= MANY_SMALL else []
     return [*(error.object_name for error in found.damaged), *stale, *merged]

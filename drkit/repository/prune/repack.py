@@ -1,45 +1,38 @@
-"""Moving sealed chunks out of packs that go, unopened: the meta key is enough."""
+"""Moving sealed chunks out of packs that go. They are not opened, so the meta key is enough."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from drkit.errors import IntegrityError
+from drkit.events import Events
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import (
-    ENTRY,
-    Entry,
-    PackBuilder,
-    check_pack_bytes,
-    pack_buffer,
-    pack_key,
-    read_directory,
-)
+from drkit.repository.format.packs import ENTRY, Entry, PackBuilder, directory_of, pack_buffer, pack_key
 from drkit.repository.index import PackListing
+from drkit.repository.pack_reader import get_pack
 from drkit.storage.base import Storage
 
 
 class Repacker:
-    """Collects chunks into new packs of the same kind, stores each when it is full, and reads it back.
+    """Collects chunks into new packs of the same kind, stores each pack when it is full, and reads it back.
 
     Holds two packs that are being filled and one that is read: about 100 MB.
     """
 
-    def __init__(self, storage: Storage, sealer: ObjectSealer, progress: Callable[[int], None]) -> None:
+    def __init__(self, storage: Storage, sealer: ObjectSealer, events: Events) -> None:
         self._storage = storage
         self._sealer = sealer
-        self._progress = progress
+        self._events = events
         self._builders: dict[bytes, PackBuilder] = {}
         self.stored: list[PackListing] = []
 
     def move(self, pack_id: bytes, entries: Iterable[bytes]) -> None:
-        """Take these chunks of a pack along.
+        """Put these chunks of a pack into new packs.
 
-        Raises IntegrityError, with nothing taken, when the pack's bytes are not those it was named after: a new name
-        would hide the damage.
+        Raises IntegrityError before anything is moved when the pack's bytes are not those it was named after: a new
+        name would hide the damage.
         """
-        body = self._storage.get(pack_key(pack_id))
-        check_pack_bytes(pack_id, body)
+        body = get_pack(self._storage, pack_id)
         view, magic = memoryview(body), body[:8]
         for packed in entries:
             entry = Entry(*ENTRY.unpack(packed))
@@ -52,7 +45,7 @@ class Repacker:
                 self._store(self._builders.pop(magic))
 
     def finish(self) -> list[PackListing]:
-        """Store what is left; return the new packs, each of them proven to be stored as it was meant."""
+        """Store what is left. Returns the new packs; each was read back and compared."""
         for magic in list(self._builders):
             self._store(self._builders.pop(magic))
         return self.stored
@@ -60,9 +53,8 @@ class Repacker:
     def _store(self, builder: PackBuilder) -> None:
         pack_id = builder.finish(self._sealer)
         self._storage.put(pack_key(pack_id), builder.body)
-        check_pack_bytes(pack_id, self._storage.get(pack_key(pack_id)))
-        if read_directory(self._storage, self._sealer, pack_id) != builder.entries:
+        if directory_of(self._sealer, pack_id, get_pack(self._storage, pack_id)) != builder.entries:
             key = pack_key(pack_id)
             raise IntegrityError(f"{key} does not read back as it was written", object_name=key)
         self.stored.append(PackListing(pack_id, builder.size, builder.entries))
-        self._progress(builder.size)
+        self._events.progress("prune", builder.size)

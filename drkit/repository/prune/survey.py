@@ -1,4 +1,4 @@
-"""What is stored, and which of it the snapshots need: the ground that a prune stands on. Reads structure only."""
+"""What is stored, and which of it the snapshots need: all that a prune decides from. Reads structure only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
-from drkit.repository.format.packs import ENTRY, pack_key
+from drkit.repository.chunk_finder import get_chunk
+from drkit.repository.format.packs import ENTRY
 from drkit.repository.format.snapshot import Snapshot, stored_trees, tree_chunk_ids
-from drkit.repository.index import ATTEMPTS, RawPack, get_raw_index, index_keys, read_all, stored_packs
+from drkit.repository.index import ATTEMPTS, Location, PackedListing, index_keys, read_index
 from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, DataKeyWrap, data_key_wraps, usable_keys
+from drkit.repository.pack_reader import stored_packs
 from drkit.repository.repository import Repository
 from drkit.repository.tree_walker import TreeWalker
 from drkit.storage.base import Storage
@@ -20,38 +22,38 @@ _NONE: frozenset[bytes] = frozenset()
 
 @dataclass
 class Survey:
-    """Packs by number. A chunk's *home* is the one pack that counts as holding it; its other copies are not needed.
+    """Packs, by number. A chunk's *home* is the one pack that counts as holding it; other copies are not needed.
 
-    Takes about 250 bytes a chunk.
+    Takes about 250 bytes for each chunk.
     """
 
-    objects: dict[str, list[RawPack]]
+    objects: dict[str, list[PackedListing]]
     """Index objects that can be read, with the packs that each lists."""
     damaged: list[IntegrityError]
-    """Those that cannot."""
+    """Index objects that cannot be read."""
     wraps: list[DataKeyWrap]
-    """Those of all data keys, listed before the index was read."""
+    """Wraps of all data keys, listed before the index was read."""
     stored: dict[bytes, int]
-    """Every pack that is there, and its size. Listed after the index was read: a pack is there before it is listed."""
-    packs: list[RawPack] = field(default_factory=list)
-    """The packs that are listed and there, each once."""
+    """Every pack in the storage, and its size. Listed after the index was read: packs are stored before the index."""
+    packs: list[PackedListing] = field(default_factory=list)
+    """The packs that the index lists and the storage has, each once."""
     homes: dict[bytes, int] = field(default_factory=dict)
-    """By chunk id, the number of its home, or its complement (`~number`) once a snapshot needs the chunk."""
+    """By chunk id: the number of its home, or its complement (`~number`) once a snapshot needs the chunk."""
 
     @property
     def unlisted(self) -> set[bytes]:
         return self.stored.keys() - {pack.pack_id for pack in self.packs}
 
     def is_current(self, storage: Storage) -> bool:
-        """Whether the index is still the same, and all packs are there that were. New packs may have come."""
+        """Whether the index is unchanged and no pack is gone since. New packs may have come."""
         known = self.objects.keys() | {error.object_name for error in self.damaged}
         return set(index_keys(storage)) == known and self.stored.items() <= stored_packs(storage).items()
 
-    def is_there(self, pack: RawPack) -> bool:
+    def is_there(self, pack: PackedListing) -> bool:
         return self.stored.get(pack.pack_id) == pack.size
 
     def settle_homes(self, going: frozenset[bytes], doubtful: frozenset[bytes]) -> None:
-        """Give every chunk its home: best where nobody has condemned it, then in `going`, last in `doubtful` packs."""
+        """Give every chunk its home: best in a pack that nobody has condemned, then in `going`, last in `doubtful`."""
         doubtful = doubtful | self._without_keys(doubtful)
         listed = {pack.pack_id: pack for packs in self.objects.values() for pack in packs if self.is_there(pack)}
         self.packs = sorted(
@@ -62,9 +64,9 @@ class Survey:
             for start in range(0, len(entries), ENTRY.size):
                 self.homes.setdefault(entries[start : start + _ID], number)
 
-    def _without_keys(self, condemned: frozenset[bytes]) -> set[bytes]:
-        """The packs that hold chunks of a key that is gone, or is about to go."""
-        usable = usable_keys(self.wraps, condemned)
+    def _without_keys(self, doubtful: frozenset[bytes]) -> set[bytes]:
+        """The packs with a chunk whose key is gone, or is about to go."""
+        usable = usable_keys(self.wraps, doubtful)
         return {
             pack.pack_id
             for packs in self.objects.values()
@@ -73,7 +75,7 @@ class Survey:
         }
 
     def need(self, chunk_id: bytes) -> bool:
-        """Note that a snapshot needs this chunk. False when no pack holds it."""
+        """Note that a snapshot needs this chunk. False if no pack holds it."""
         number = self.homes.get(chunk_id)
         if number is None:
             return False
@@ -82,14 +84,14 @@ class Survey:
         return True
 
     def needed(self, number: int) -> Iterator[bytes]:
-        """Yield the packed entries of those chunks of a pack that are needed and at home there."""
+        """Yield the packed entries of the chunks that are needed and whose home is this pack."""
         entries, home = self.packs[number].entries, ~number
         for start in range(0, len(entries), ENTRY.size):
             if self.homes[entries[start : start + _ID]] == home:
                 yield entries[start : start + ENTRY.size]
 
     def key_ids(self, without: frozenset[bytes]) -> set[bytes]:
-        """The keys of all chunks in listed packs but those `without`."""
+        """The keys of all chunks in listed packs, except the packs `without`."""
         return {
             pack.entries[start : start + KEY_ID_SIZE]
             for pack in self.packs
@@ -105,10 +107,10 @@ def survey(
     going: frozenset[bytes] = _NONE,
     doubtful: frozenset[bytes] = _NONE,
 ) -> Survey:
-    """Read the index, then the trees of `snapshots`, which were listed before: the index holds all that they need.
+    """Read the index, then the trees of `snapshots`, which were listed before: so the index holds all that they need.
 
-    Raises IntegrityError for a tree that cannot be read and for a chunk that is in no pack: then nothing can be said of
-    what is needed.
+    Packs in `going` are those this prune wants to remove, `doubtful` is what other prunes have condemned. Raises
+    IntegrityError for a tree that cannot be read and for a chunk that is in no pack: then nobody knows what is needed.
     """
     records = list(snapshots)
     for _ in range(ATTEMPTS):
@@ -117,7 +119,7 @@ def survey(
         try:
             _find_needed(repository, found, records)
         except (IntegrityError, ObjectNotFound):
-            # Chunks may have moved while we read. If nothing did, it is damage.
+            # Chunks may have moved while we read. If nothing has changed, it is damage.
             again = _read_index(repository)
             if (again.objects.keys(), again.stored) == (found.objects.keys(), found.stored):
                 if found.damaged:
@@ -127,7 +129,7 @@ def survey(
             return found
     raise StorageUnavailable(
         f"the packs of {repository.storage.url} changed {ATTEMPTS} times while they were read",
-        hint="Run the same again.",
+        hint="Run the same command again.",
     )
 
 
@@ -141,32 +143,24 @@ def index_damage(found: Survey) -> IntegrityError:
 
 def _read_index(repository: Repository) -> Survey:
     wraps = data_key_wraps(repository.storage)
-    objects, damaged = read_all(
-        repository.storage, lambda key: get_raw_index(repository.storage, repository.objects, key)
-    )
+    objects, damaged = read_index(repository.storage, repository.objects)
     return Survey(objects, damaged, wraps, stored_packs(repository.storage))
 
 
 def _find_needed(repository: Repository, found: Survey, snapshots: list[Snapshot]) -> None:
     places = {
-        entry[:_ID]: (number, ENTRY.unpack(entry))
+        entry[:_ID]: (number, entry)
         for number, pack in enumerate(found.packs)
-        if pack.entries[_ID : _ID + KEY_ID_SIZE] == TREE_KEY_ID  # a pack holds chunks of one kind
+        if pack.entries[_ID : _ID + KEY_ID_SIZE] == TREE_KEY_ID  # all chunks of a pack are of one kind
         for entry in _split(pack.entries)
     }
 
     def read(chunk_id: bytes) -> bytes:
         if chunk_id not in places:
             raise _missing(chunk_id, "a tree")
-        number, (_, key_id, offset, sealed_size, size) = places[chunk_id]
-        key = pack_key(found.packs[number].pack_id)
-        try:
-            sealed = repository.storage.get(key, offset, sealed_size)
-            return repository.chunks.open(chunk_id, sealed, key_id, size)
-        except ObjectNotFound:
-            raise IntegrityError(f"{key} is missing", hint="Run drkit check.", object_name=key) from None
-        except IntegrityError as error:
-            raise IntegrityError(f"{key}: {error.message}", hint="Run drkit check.", object_name=key) from None
+        number, entry = places[chunk_id]
+        _, key_id, offset, sealed_size, size = ENTRY.unpack(entry)
+        return get_chunk(repository, chunk_id, Location(found.packs[number].pack_id, key_id, offset, sealed_size, size))
 
     walker = TreeWalker(read)
     for snapshot in snapshots:

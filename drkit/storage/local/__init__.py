@@ -1,1 +1,1 @@
-"""A directory as a storage: files written whole and durable, and space set aside for a full disk."""
+"""A directory as a storage: files written whole and durable, and a reserve of space for the day the disk is full."""

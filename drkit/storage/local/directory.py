@@ -1,4 +1,4 @@
-"""Objects as read-only files below one directory, created by fsync and link. It knows nothing of what they hold."""
+"""Objects as read-only files below one directory, created by fsync and link."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from drkit.errors import (
     StorageFull,
     StorageUnavailable,
     UsageError,
+    reason,
 )
 from drkit.storage.base import (
     RESERVED,
@@ -34,12 +35,14 @@ from drkit.storage.base import (
     validate_prefix,
     validate_range,
 )
+from drkit.storage.local import reserve
 from drkit.storage.local.files import (
     file_system_type,
-    locks_exclude,
+    flock_excludes,
     opened_directory,
     publish,
-    remove_if_unlocked,
+    remove_if_abandoned,
+    sync_directory,
     temp_file,
     write_durably,
 )
@@ -58,18 +61,15 @@ _HINTS = {
     errno.EIO: "Check the disk: the kernel log (`dmesg`) names the failing device.",
     errno.ESTALE: "Mount the network file system again.",
     errno.EXDEV: "Keep the whole repository directory on one file system.",
-    errno.ELOOP: "Replace the symbolic link inside the repository by what it points to.",
+    errno.ELOOP: "Replace the symbolic link inside the repository with what it points to.",
 }
-
-RESERVE_NAME = "reserve"
-"""How the names in `tmp/` start that are no unfinished writes; see reserve.py."""
 
 
 class LocalStorage(Storage):
     """A directory of a local file system with atomic `link` (or `renameat2`) and working `flock`.
 
-    Directories are 0700 and objects 0400 whatever the umask. Unfinished writes live in `tmp/`, each locked by its
-    writer: a file there that nobody locks was left by a crash, and the first change by a later process removes it.
+    Directories are 0700 and objects 0400 whatever the umask. Unfinished writes live in `tmp/`, each under a file lock
+    of its writer: a file that nobody holds was left by a crash, and the first change by a later process removes it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -79,17 +79,17 @@ class LocalStorage(Storage):
         self._debris_removed = False
         self._debris_lock = threading.Lock()
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         validate_key(key)
         with _explained("store", self.root / key):
             self._remove_debris()
-            # Another process may remove, under us, a directory that it has just emptied, or the temporary file that we
-            # have created but not yet locked. Then all is made anew.
+            # Another process may remove a directory that it has just emptied, or the temporary file that we have
+            # created but not yet locked. Then we start again.
             while not self._try_put(key, data):
                 pass
 
     def _try_put(self, key: str, data: Data) -> bool:
-        """Whether the object was stored; False where its directory or temporary file vanished before the link."""
+        """Return whether the object was stored. If not, its directory or temporary file vanished before the link."""
         *directories, name = key.split("/")
         with contextlib.ExitStack() as stack:
             root = stack.enter_context(opened_directory(self.root))
@@ -109,8 +109,8 @@ class LocalStorage(Storage):
                 raise ObjectExists(f"object {key} exists already in {self.root}") from None
             except FileNotFoundError:
                 return False
-            # All the way up, not only what we created: another process may have made a directory and not yet have
-            # synced it. An fsync of a clean directory is cheap.
+            # All the way up, not only what we created: another process may have made a directory and not synced it
+            # yet. An fsync of a clean directory is cheap.
             for descriptor in reversed(chain):
                 os.fsync(descriptor)
         return True
@@ -134,10 +134,10 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def _opened_object(self, key: str) -> Iterator[tuple[int, int]]:
-        """The descriptor of an object and its size."""
+        """Open an object and yield its descriptor and size."""
         path = self.root / key
         try:
-            # O_NONBLOCK: should a FIFO lie here, opening it must not wait for a writer.
+            # O_NONBLOCK: if this is a FIFO, opening it must not wait for a writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise self._not_found(key) from None
@@ -168,9 +168,9 @@ class LocalStorage(Storage):
         return ObjectNotFound(f"no object {key} in {self.root}")
 
     def _require_root(self, path: Path | int | None = None) -> None:
-        """Raise unless the directory is still the one we opened: absence is not emptiness.
+        """Raise unless the directory is still the one that was opened.
 
-        After an unmount in the middle of a run the mount point shows no objects, and would take new ones.
+        After an unmount during a run, the empty mount point would show no objects, and take new ones.
         """
         try:
             same = _identity(self.root if path is None else path) == self._identity
@@ -208,11 +208,11 @@ class LocalStorage(Storage):
                 _require_file(status, path)
                 yield ObjectInfo(entry.key, status.st_size)
 
-    def nature(self) -> StoreInfo:
+    def store_info(self) -> StoreInfo:
         with _explained("lock", self.root), opened_directory(self.root) as root:
             kind = file_system_type(self.root)
             with opened_directory(RESERVED, root, create=True) as tmp:
-                locks = locks_exclude(tmp)
+                locks = flock_excludes(tmp)
         return StoreInfo(file_system=kind, shared=kind is None or bool(_SHARED.fullmatch(kind)), locks=locks)
 
     def foreign_files(self) -> Iterator[str]:
@@ -227,8 +227,32 @@ class LocalStorage(Storage):
                     elif entry.is_directory:
                         directories.append(entry.key)
 
+    def permission_problem(self) -> str | None:
+        with _explained("read", self.root):
+            status = self.root.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid not in (0, os.geteuid()):
+            return f"{self.root} belongs to user {status.st_uid}, who can remove backups"
+        if mode & 0o022:
+            who = "every user" if mode & 0o002 else f"group {status.st_gid}"
+            return f"{self.root} is writable by {who} (mode {mode:04o}), who can remove backups"
+        return None
+
+    def keep_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            reserve.make_reserve(self.root)
+
+    @contextlib.contextmanager
+    def released_reserve(self) -> Iterator[None]:
+        with _explained("release the reserve in", self.root):
+            reserve.remove_reserve(self.root)
+        try:
+            yield
+        finally:
+            self.keep_reserve()
+
     def _entries(self, directory: str) -> Sequence[_Entry]:
-        """What is in a directory, without `tmp/`, in the order of the keys that it stands for."""
+        """Return the entries of a directory, without `tmp/`, in the order of their keys."""
         try:
             with os.scandir(self.root / directory) as scan:
                 entries = [
@@ -241,7 +265,7 @@ class LocalStorage(Storage):
                     if directory or entry.name != RESERVED
                 ]
         except (FileNotFoundError, NotADirectoryError):
-            return []  # nothing was ever stored here, or what was has been deleted
+            return []  # nothing was ever stored here, or all of it has been deleted
         # `a-b` sorts before `a/x`, although the directory `a` sorts before the file `a-b`.
         return sorted(entries, key=lambda entry: entry.key + "/" if entry.is_directory else entry.key)
 
@@ -255,20 +279,20 @@ class LocalStorage(Storage):
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 self._require_root()
                 return
-            with contextlib.suppress(FileNotFoundError), opened_directory(path.parent) as descriptor:
-                os.fsync(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(path.parent)
         self._remove_empty_directories(path.parent)
 
     def _remove_empty_directories(self, directory: Path) -> None:
-        """Else every run would leave some behind for ever."""
-        # A directory that is not empty ends this, as does one that we may not remove: it does no harm.
+        """Every run would leave some behind otherwise."""
+        # This ends at a directory that is not empty, or that we may not remove: it does no harm.
         with contextlib.suppress(OSError):
             while directory != self.root:
                 directory.rmdir()
                 directory = directory.parent
 
     def _remove_debris(self) -> None:
-        """Remove, once, the temporary files of dead writers. No clock is asked: a living writer holds a lock."""
+        """Remove, once, the temporary files of dead writers, whatever their age: a living writer holds a file lock."""
         with self._debris_lock:
             if self._debris_removed:
                 return
@@ -278,10 +302,10 @@ class LocalStorage(Storage):
                 opened_directory(RESERVED, root) as tmp,
             ):
                 for name in os.listdir(tmp):  # noqa: PTH208 (a descriptor, not a path)
-                    if name.startswith(RESERVE_NAME):
+                    if name.startswith(reserve.NAME):
                         continue
                     with contextlib.suppress(FileNotFoundError):
-                        remove_if_unlocked(name, tmp)
+                        remove_if_abandoned(name, tmp)
             self._debris_removed = True
 
 
@@ -304,7 +328,7 @@ def _require_file(status: os.stat_result, path: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(action: str, path: Path) -> Iterator[None]:
-    """Translate every OSError, naming what was tried on which path."""
+    """Translate every OSError, and name what was tried on which path."""
     try:
         yield
     except OSError as error:
@@ -313,9 +337,8 @@ def _explained(action: str, path: Path) -> Iterator[None]:
 
 def explain(error: OSError, action: str, path: Path) -> DrkitError:
     number = error.errno or 0
-    reason = (error.strerror or "failed").lower()
     name = errno.errorcode.get(number, str(number))
-    message = f"cannot {action} {path}: {reason} ({name})"
+    message = f"cannot {action} {path}: {reason(error)} ({name})"
     hint = _HINTS.get(number)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(message, hint=hint)
@@ -325,9 +348,9 @@ def explain(error: OSError, action: str, path: Path) -> DrkitError:
 
 
 def open_directory(path: Path, *, create: bool) -> LocalStorage:
-    """Open the storage in a directory. Raises RepositoryNotFound where there is none.
+    """Open the storage in a directory. Raises RepositoryNotFound for a missing one, unless `create` makes it.
 
-    `create` makes missing directories with mode 0700, or raises UsageError; one that exists stays as it is.
+    Directories are made with mode 0700; one that exists keeps its mode. Raises UsageError if they cannot be made.
     """
     root = path.absolute()
     with _explained("open", root):
@@ -337,13 +360,12 @@ def open_directory(path: Path, *, create: bool) -> LocalStorage:
             with opened_directory(root):  # readable, and a directory
                 return LocalStorage(root)
         except (FileNotFoundError, NotADirectoryError) as error:
-            reason = (error.strerror or "").lower()
             if create:
                 raise UsageError(
-                    f"cannot create a repository at {root}: {reason}", hint="Give the path of a directory."
+                    f"cannot create a repository at {root}: {reason(error)}", hint="Give the path of a directory."
                 ) from None
             raise RepositoryNotFound(
-                f"no repository at {root}: {reason}",
+                f"no repository at {root}: {reason(error)}",
                 hint="Check the path and that its file system is mounted, or create it with `drkit init`.",
             ) from None
 
@@ -357,16 +379,3 @@ def _make_directories(path: Path) -> None:
             os.mkdir(path.name, 0o700, dir_fd=parent)
             os.chmod(path.name, 0o700, dir_fd=parent)
         os.fsync(parent)
-
-
-def permission_problem(path: Path) -> str | None:
-    """Say who else could change or remove the objects below this directory, or None where nobody could."""
-    with _explained("read", path):
-        status = path.stat()
-    mode = stat.S_IMODE(status.st_mode)
-    if status.st_uid not in (0, os.geteuid()):
-        return f"{path} belongs to user {status.st_uid}, who can remove backups"
-    if mode & 0o022:
-        who = "every user" if mode & 0o002 else f"group {status.st_gid}"
-        return f"{path} is writable by {who} (mode {mode:04o}), who can remove backups"
-    return None

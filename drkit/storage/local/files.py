@@ -1,4 +1,4 @@
-"""Files that exist whole and durable or not at all: the system calls below `local`. OSError passes through."""
+"""Files that are whole and durable, or do not exist: the system calls below `local`. OSError passes through."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _DIRECT_FROM = 1024 * 1024
 
 @contextlib.contextmanager
 def opened_directory(path: Path | str, parent: int | None = None, *, create: bool = False) -> Iterator[int]:
-    """The descriptor of a directory. Below `parent` symbolic links are not followed.
+    """Open a directory and yield its descriptor. Below `parent` symbolic links are not followed.
 
-    `create` makes it where it is missing, with mode 0700; its parent is not synced.
+    `create` makes a missing directory with mode 0700, and does not sync its parent.
     """
     if create:
         with contextlib.suppress(FileExistsError):
@@ -37,25 +37,31 @@ def opened_directory(path: Path | str, parent: int | None = None, *, create: boo
         os.close(descriptor)
 
 
+def sync_directory(path: Path) -> None:
+    """Make what was created, renamed and removed in a directory durable."""
+    with opened_directory(path) as descriptor:
+        os.fsync(descriptor)
+
+
 @contextlib.contextmanager
 def temp_file(directory: int) -> Iterator[tuple[str, int]]:
-    """A new file, name and descriptor, with a lock that tells living writers from dead; the name goes in the end.
+    """Create a file and yield its name and descriptor. In the end the name is removed.
 
-    Between its creation and its lock another process that cleans up may remove the name: `publish` then raises
-    FileNotFoundError.
+    A file lock (flock) tells the files of living writers from those of dead ones. Between creation and file lock,
+    another process that cleans up may remove the name: `publish` then raises FileNotFoundError.
     """
-    name, fd = _create_locked(directory)
+    name, fd = _create_flocked(directory)
     try:
         yield name, fd
     finally:
-        # The name may be gone (renamed, not linked). Where it cannot be removed, it stays as debris for the next
-        # writer: the error that brought us here matters more.
+        # The name may be gone (renamed, not linked). A name that cannot be removed stays as debris for the next writer:
+        # the error that brought us here matters more.
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=directory)
         os.close(fd)
 
 
-def _create_locked(directory: int) -> tuple[str, int]:
+def _create_flocked(directory: int) -> tuple[str, int]:
     while True:
         name = secrets.token_hex(16)
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
@@ -71,8 +77,8 @@ def _create_locked(directory: int) -> tuple[str, int]:
             return name, fd
 
 
-def remove_if_unlocked(name: str, directory: int) -> None:
-    """Remove a temporary file whose writer is dead. No clock is asked. FileNotFoundError where it is gone already."""
+def remove_if_abandoned(name: str, directory: int) -> None:
+    """Remove a temporary file, however old or young, if its writer is dead. Raises FileNotFoundError if it is gone."""
     if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         return  # not one of ours
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -88,10 +94,9 @@ def remove_if_unlocked(name: str, directory: int) -> None:
 def write_durably(fd: int, data: bytes | bytearray | memoryview) -> None:
     """Write everything, make the file read-only and sync it.
 
-    Large page-aligned data goes to the disk past the page cache, where the file system can do that. It will not be read
-    soon, and would push what the host's services work with out of their memory; the copy alone took a fifth of a
-    backup's CPU. The fsync is never retried: the kernel reports a failed write once, and a second fsync would say
-    success.
+    Large page-aligned data bypasses the page cache where the file system can do that. It will not be read soon, and in
+    the cache it would displace what the host's services work with; the copy alone took a fifth of a backup's CPU. The
+    fsync is never retried: the kernel reports a failed write once, and a second fsync would succeed.
     """
     view = memoryview(data)
     remaining = view.cast("B") if view.nbytes else view  # an empty view cannot be cast
@@ -103,7 +108,7 @@ def write_durably(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def _write_direct(fd: int, data: memoryview) -> int:
-    """Write the whole pages of `data` past the page cache. Returns the bytes written: 0 where that is not possible."""
+    """Write the whole pages of `data`, bypassing the page cache. Return the bytes written: 0 if that is impossible."""
     pages = len(data) - len(data) % mmap.PAGESIZE
     if pages < _DIRECT_FROM or data.readonly or ctypes.addressof(ctypes.c_char.from_buffer(data)) % mmap.PAGESIZE:
         return 0
@@ -114,7 +119,7 @@ def _write_direct(fd: int, data: memoryview) -> int:
         while written < pages and written % mmap.PAGESIZE == 0:
             written += os.write(fd, data[written:pages])
     except OSError as error:
-        if error.errno != errno.EINVAL:  # this file system has no such writes, or wants another alignment
+        if error.errno != errno.EINVAL:  # this file system has no direct writes, or needs another alignment
             raise
     finally:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags)
@@ -122,7 +127,7 @@ def _write_direct(fd: int, data: memoryview) -> int:
 
 
 def publish(source: str, source_directory: int, target: str, target_directory: int) -> None:
-    """Give a file its final name unless that is taken (FileExistsError). The old name may remain."""
+    """Give a file its final name. Raises FileExistsError if the name is taken. The old name may remain."""
     try:
         os.link(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory, follow_symlinks=False)
     except OSError as error:
@@ -146,8 +151,8 @@ def _rename_noreplace(source: str, source_directory: int, target: str, target_di
         raise OSError(number, os.strerror(number), target)
 
 
-def locks_exclude(directory: int) -> bool:
-    """Whether a file lock keeps a second holder out there; some network and FUSE file systems only say so."""
+def flock_excludes(directory: int) -> bool:
+    """Whether a file lock there keeps a second holder out. Some network and FUSE file systems only claim that."""
     with temp_file(directory) as (name, _):
         second = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
@@ -160,13 +165,13 @@ def locks_exclude(directory: int) -> bool:
 
 
 def file_system_type(path: Path) -> str | None:
-    """The type of the file system that a path lies on, as the kernel names it: ext4, nfs4, fuse.sshfs."""
+    """Return the type of the file system that holds a path, as the kernel names it: ext4, nfs4, fuse.sshfs."""
     found, best = None, -1
     target = os.fsencode(path.resolve())
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
-        place = before.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-        inside = place == b"/" or target == place or target.startswith(place + b"/")
-        if inside and len(place) >= best:  # of two mounts at one place the later one shows
-            found, best = os.fsdecode(after.split(b" ")[0]), len(place)
+        mount = before.split(b" ")[4].decode("unicode_escape").encode("latin-1")
+        inside = mount == b"/" or target == mount or target.startswith(mount + b"/")
+        if inside and len(mount) >= best:  # of two mounts at one path the later one shows
+            found, best = os.fsdecode(after.split(b" ")[0]), len(mount)
     return found

@@ -1,46 +1,36 @@
-"""Space set aside in a directory, so that a full disk can still be pruned: what a prune says before it deletes anything
-takes space. Other storages have none to run out of.
+"""Space set aside in a directory, so that a full disk can still be pruned: before a prune deletes anything it writes a
+mark, and that takes space. OSError passes through.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from drkit.storage.base import RESERVED, Storage
-from drkit.storage.local.directory import RESERVE_NAME, LocalStorage
+from drkit.storage.base import RESERVED
 from drkit.storage.local.files import opened_directory
 
+NAME = "reserve"
+"""How the names of the reserve's files in `tmp/` start, which tells them from unfinished writes."""
 PARTS = 16
 """Files, so that inodes are set aside as well."""
 PART_SIZE = 1024 * 1024
-"""Bytes. All of them hold a mark, some small objects, and one index object, which takes five megabytes at most."""
+"""Bytes. All parts hold a mark, some small objects, and one index object, which takes five megabytes at most."""
 
 
-def keep_reserve(storage: Storage) -> None:
-    """Make what is missing of the reserve, if four times as much is free; else it would fill the disk itself.
-
-    Failing to make it fails nothing: it is there for later.
-    """
-    directory = _directory(storage)
-    if directory is None:
-        return
-    with (
-        contextlib.suppress(OSError),
-        opened_directory(directory.parent) as root,
-        opened_directory(RESERVED, root, create=True) as tmp,
-    ):
+def make_reserve(root: Path) -> None:
+    """Make the missing parts, if four times the reserve is free: else it would fill the disk itself."""
+    with opened_directory(root) as parent, opened_directory(RESERVED, parent, create=True) as tmp:
         for name in _names():
             state = os.fstatvfs(tmp)
             if state.f_bavail * state.f_frsize < 4 * PARTS * PART_SIZE:
                 return
             with contextlib.suppress(FileExistsError):
-                _make(name, tmp)
+                _make_part(name, tmp)
 
 
-def _make(name: str, directory: int) -> None:
+def _make_part(name: str, directory: int) -> None:
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         os.posix_fallocate(descriptor, 0, PART_SIZE)
@@ -51,23 +41,10 @@ def _make(name: str, directory: int) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def released_reserve(storage: Storage) -> Iterator[None]:
-    """Give the reserve's space back for as long as the context lasts; then make it again."""
-    directory = _directory(storage)
-    if directory is not None:
-        for name in _names():
-            with contextlib.suppress(FileNotFoundError):
-                (directory / name).unlink()
-    try:
-        yield
-    finally:
-        keep_reserve(storage)
-
-
-def _directory(storage: Storage) -> Path | None:
-    return storage.root / RESERVED if isinstance(storage, LocalStorage) else None
+def remove_reserve(root: Path) -> None:
+    for name in _names():
+        (root / RESERVED / name).unlink(missing_ok=True)
 
 
 def _names() -> list[str]:
-    return [f"{RESERVE_NAME}-{number:02d}" for number in range(PARTS)]
+    return [f"{NAME}-{number:02d}" for number in range(PARTS)]

@@ -1,1 +1,1 @@
-"""A bucket as a storage. Nothing here is loaded before a bucket is opened, but `settings`."""
+"""A bucket as a storage. Only `settings` is loaded before a bucket is opened."""

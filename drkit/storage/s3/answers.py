@@ -1,13 +1,11 @@
-"""What an S3 server's answers mean: which error they are, whether they may pass, and what to do about them.
+"""What an S3 server's answers mean: which error they are, whether it may pass, and what to do about it.
 
-Only the status and the code of an answer are looked at and told: the rest of it can hold what we sent.
+Only the status and the code of an answer are read and shown: the rest of it can hold what we sent.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 from drkit.errors import (
     AccessDenied,
@@ -35,17 +33,17 @@ _THROTTLED = re.compile(
     r"slowdown|slow_down|throttl|toomanyrequests|requestlimitexceeded|bandwidthlimit", re.IGNORECASE
 )
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"}
-_DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+_DAMAGED_IN_TRANSIT = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-_PASSING_CODES = {"RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"}
+_TRANSIENT_CODES = {"RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"}
 
 
 def explain(
     status: int, code: str, action: str, key: str, url: str, settings: S3Settings
 ) -> DrkitError | TransientError:
-    """Return the error that an answer stands for; as TransientError where trying again may help.
+    """Return the error that an answer stands for, as a TransientError if trying again may help.
 
-    `key` is empty for what concerns the bucket. A taken key is ObjectExists, a range beyond the end IntegrityError.
+    `key` is empty for requests about the bucket. A taken key is ObjectExists, a range beyond the end IntegrityError.
     """
     where = f"{url}/{key}" if key else url
     shown = f"{status} {code}" if code and code != str(status) else str(status)
@@ -64,12 +62,12 @@ def explain(
     if code in _BAD_KEYS:
         return AccessDenied(message, hint=CREDENTIALS_HINT)
     if code == "InvalidObjectState":
-        return StorageUnavailable(message, hint="The object lies in an archive class: bring it back from there first.")
+        return StorageUnavailable(message, hint="The object is in an archive class: restore it from there first.")
     if code in _REGION or status == 301:
         return StorageUnavailable(message, hint=_REGION_HINT)
-    if code in _DAMAGED_ON_THE_WAY:
+    if code in _DAMAGED_IN_TRANSIT:
         return TransientError(
-            StorageUnavailable(f"{message}: bytes were damaged or lost on the way", hint="Run it again.")
+            StorageUnavailable(f"{message}: bytes were damaged or lost in transit", hint="Run it again.")
         )
     match status:
         case 401 | 403:
@@ -82,17 +80,17 @@ def explain(
             return ObjectExists(f"object {key} exists already in {url}")
         case 416:
             return IntegrityError(f"object {key} is shorter than the range asked for", object_name=key)
-        case 400 | 405 | 411 | 501 if code not in _PASSING_CODES:
+        case 400 | 405 | 411 | 501 if code not in _TRANSIENT_CODES:
             return StorageUnavailable(
-                f"{message}: it does not know a feature that the request needs", hint=_feature_hint(status, settings)
+                f"{message}: it does not support a feature that the request needs", hint=_feature_hint(status, settings)
             )
-    if status >= 500 or code in _PASSING_CODES:
+    if status >= 500 or code in _TRANSIENT_CODES:
         return TransientError(StorageUnavailable(message, hint="See the server's log, then run it again."))
     return StorageUnavailable(message, hint="See the server's log for the reason.")
 
 
 def _feature_hint(status: int, settings: S3Settings) -> str:
-    """Name the settings that ask for more than plain S3."""
+    """Name the settings that need more than plain S3."""
     if settings.lock:
         return LOCK_HINT
     if settings.storage_class or settings.encryption:
@@ -103,11 +101,3 @@ def _feature_hint(status: int, settings: S3Settings) -> str:
     if settings.addressing != "auto":
         return "Set repository.addressing to auto, and see `drkit doctor` for what this server can do."
     return "Set repository.addressing to path or virtual, and see `drkit doctor` for what this server can do."
-
-
-def moment(text: str) -> datetime:
-    """A time as answers have it: ISO 8601 in bodies, RFC 7231 in headers."""
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return parsedate_to_datetime(text)

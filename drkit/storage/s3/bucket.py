@@ -1,4 +1,4 @@
-"""Objects in an S3 bucket, each written by one conditional PUT. The only importer of boto3, which retries nothing here.
+"""Objects in an S3 bucket, each written by one conditional PUT.
 
 An answer can be lost after the work was done. So a PUT that meets an object reads it back: our own bytes are
 success, anything else is ObjectExists. Bodies of a repository carry nonces, so equal bytes are the same write.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,28 +18,25 @@ from io import BytesIO
 from itertools import groupby
 from typing import Any
 
-import boto3.session
-import botocore.exceptions as failures
-import botocore.session
-from botocore.config import Config
-from botocore.httpsession import URLLib3SSLError
-from botocore.parsers import ResponseParserError
-from botocore.response import URLLib3ProtocolError, URLLib3ReadTimeoutError
-
-from drkit.errors import (
-    AccessDenied,
-    IntegrityError,
-    ObjectExists,
-    ObjectNotFound,
-    StorageUnavailable,
-    UsageError,
+from drkit.errors import AccessDenied, IntegrityError, ObjectExists, ObjectNotFound, StorageUnavailable
+from drkit.events import LOGGED, Events
+from drkit.storage.base import (
+    Data,
+    ObjectInfo,
+    Storage,
+    StoreInfo,
+    Tampering,
+    Traits,
+    validate_key,
+    validate_prefix,
+    validate_range,
 )
-from drkit.storage.base import Data, ObjectInfo, Storage, StoreInfo, validate_key, validate_prefix, validate_range
-from drkit.storage.retry import Deadline, Retrier, RetryPolicy, TransientError
-from drkit.storage.s3.answers import CREDENTIALS_HINT, explain, moment
-from drkit.storage.s3.listing import Listings, Version, take_objects
+from drkit.storage.retry import Retrier, RetryPolicy, TransientError
+from drkit.storage.s3.client import BucketClient, open_boto
+from drkit.storage.s3.listing import Listings, Version
 from drkit.storage.s3.locks import Locks
 from drkit.storage.s3.settings import LOCK_HINT, S3Settings, parse_s3_url
+from drkit.storage.s3.tamper import attack
 from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
 MAX_OBJECT = 65 * 1024 * 1024
@@ -48,83 +44,53 @@ MAX_OBJECT = 65 * 1024 * 1024
 PARALLEL_PUTS = 2
 PARALLEL_GETS = 4
 REQUEST_SIZE = 6 * 1024 * 1024
-"""Bytes that one GET of neighbouring chunks asks for at most: at 2 MiB, requests took half the CPU of a restore."""
+"""Bytes that one GET of neighbouring chunks asks for at most. With 2 MiB, requests took half the CPU of a restore."""
 CONNECTIONS = 2 * (PARALLEL_PUTS + PARALLEL_GETS)
-_READ = 1 << 18
 MD5_BELOW = 1 << 20
-"""Bytes from which on only the SHA-256 that a PUT is signed with guards it on its way: MD5 takes twice the time."""
+"""Bytes. A larger PUT goes without MD5, which takes twice the time of the SHA-256 that every PUT is signed with."""
 SCRATCH_SECONDS = 4
-"""How long the lock of a scratch object holds: it cannot be removed before."""
+"""How long the lock of a scratch object holds. The object cannot be removed before that."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
-
-_CREDENTIALS = (
-    failures.NoCredentialsError,
-    failures.PartialCredentialsError,
-    failures.CredentialRetrievalError,
-    failures.TokenRetrievalError,
-    failures.ProfileNotFound,
-    failures.ConfigParseError,
-    failures.ConfigNotFound,
-    failures.SSOError,
-    failures.InvalidConfigError,
-)
-_BROKEN = (
-    failures.ConnectionError,
-    failures.HTTPClientError,
-    failures.IncompleteReadError,
-    ResponseParserError,
-    URLLib3ProtocolError,
-    URLLib3ReadTimeoutError,
-    URLLib3SSLError,
-)
-
-
-_REASONS = {
-    failures.ConnectTimeoutError: "does not accept connections",
-    failures.EndpointConnectionError: "cannot be reached",
-    failures.ReadTimeoutError: "does not answer",
-}
 
 
 class S3Storage(Storage):
     """A prefix of a bucket. Threads share one client and its connections."""
 
-    parallel_puts = PARALLEL_PUTS
-    parallel_gets = PARALLEL_GETS
-    request_size = REQUEST_SIZE
-
-    def __init__(self, client: Any, bucket: str, prefix: str, settings: S3Settings, patience: RetryPolicy) -> None:
-        self._client = client
-        self._bucket = bucket
+    def __init__(
+        self,
+        boto: Any,
+        bucket: str,
+        prefix: str,
+        settings: S3Settings,
+        policy: RetryPolicy,
+        events: Events = LOGGED,
+    ) -> None:
+        self._client = BucketClient(boto, bucket, prefix, settings, policy)
+        self._send = self._client.send
         self._prefix = f"{prefix}/" if prefix else ""
-        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        self.endpoint = str(client.meta.endpoint_url)
+        self.url = self._client.url
         self._settings = settings
-        self._patience = patience
-        self._retrier = Retrier(patience)
+        self._retrier = Retrier(policy, events)
         self._throttle = Throttle(settings.upload_limit) if settings.upload_limit else None
         self._extras = settings.write_options
         self._listings = Listings(self._send, self._retrier, self._prefix, self.url)
         self._by_version: bool | None = None
-        """Whether deleting means deleting versions; None as long as no DELETE has shown it."""
+        """Whether to delete an object version by version. None: no DELETE has shown it yet."""
         self._started: datetime | None = None
         self._locks = Locks(self.ask, settings.lock, self.now) if settings.lock else None
-        self.locks = self._locks is not None
+        self.traits = Traits(PARALLEL_PUTS, PARALLEL_GETS, REQUEST_SIZE, locks=settings.lock is not None)
 
     @property
     def retries(self) -> int:
         """How many requests were sent again so far."""
         return self._retrier.retries
 
-    def put(self, key: str, data: Data) -> None:
-        self._put(key, data, self._locks.until(key) if self._locks else None)
-
-    def put_passing(self, key: str, data: Data) -> None:
-        self._put(key, data, None)
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        self._put(key, data, self._locks.until(key) if self._locks and locked else None)
 
     def put_for_seconds(self, key: str, data: Data, seconds: float) -> None:
-        """Put a scratch object as others are put, its lock but for so long. That it holds is not looked at."""
+        """Put a scratch object as others are put, but locked for these seconds only. The lock is not read back."""
         lock = self._settings.lock
         self._put(key, data, self.now() + timedelta(seconds=seconds) if lock else None, lock.mode if lock else "")
 
@@ -141,14 +107,14 @@ class S3Storage(Storage):
         if view.nbytes < MD5_BELOW:
             digest = hashlib.md5(view, usedforsecurity=False).digest()
             options["ContentMD5"] = base64.b64encode(digest).decode()
-        if self.create_only:
+        if self.traits.create_only:
             options["IfNoneMatch"] = "*"
         if self._locks and locked_until:
             options |= self._locks.options(locked_until, mode)
 
-        def attempt(earlier: int) -> str | None:
+        def attempt() -> str | None:
             try:
-                if not self.create_only:
+                if not self.traits.create_only:
                     self._require_absent(key)
                 answer = self._send("put_object", "store", key, Body=ThrottledBody(view, self._throttle), **options)
             except ObjectExists:
@@ -170,16 +136,18 @@ class S3Storage(Storage):
         raise ObjectExists(f"object {key} exists already in {self.url}")
 
     def _holds(self, key: str, expected: memoryview) -> bool:
-        """Whether the object has these bytes; they are compared piece by piece."""
+        """Whether the object has these bytes. They are compared piece by piece."""
         try:
             answer = self._send("get_object", "read", key)
         except ObjectNotFound as error:  # deleted since
-            raise TransientError(StorageUnavailable(f"cannot store {self.url}/{key}: it comes and goes")) from error
+            raise TransientError(
+                StorageUnavailable(f"cannot store {self.url}/{key}: the object there vanished")
+            ) from error
         with closing(answer["Body"]) as body:
             if answer["ContentLength"] != expected.nbytes:
                 return False
             position = 0
-            for piece in self._pieces(key, body, expected.nbytes):
+            for piece in self._client.pieces(key, body, expected.nbytes):
                 if piece != expected[position : position + len(piece)]:
                     return False
                 position += len(piece)
@@ -189,15 +157,15 @@ class S3Storage(Storage):
         return self.get_version(key, "", offset, length)
 
     def get_version(self, key: str, version: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Like get, of one version; the newest without an id."""
+        """Like get, of one version, or of the newest if `version` is empty."""
         validate_key(key)
         validate_range(offset, length)
         if length == 0:
             return self._nothing(key, offset)
         try:
-            return self._retrier.run(f"get {key}", lambda earlier: self._fetch(key, version, offset, length))
+            return self._retrier.run(f"get {key}", lambda: self._fetch(key, version, offset, length))
         except IntegrityError:
-            if length is None:  # from the very end: nothing follows, which no range can say
+            if length is None:  # from the very end on: no range can ask for nothing
                 return self._nothing(key, offset)
             raise
 
@@ -218,13 +186,13 @@ class S3Storage(Storage):
                 expected = self._checked_range(key, answer, offset, length)
             except IntegrityError:
                 raise _too_short(key, offset + (length or 0)) from None
-        whole = BytesIO()  # gives its buffer away uncopied: pieces and their sum would be twice the memory
+        whole = BytesIO()  # gives its buffer away uncopied; joining pieces would take twice the memory
         with closing(answer["Body"]) as body:
-            whole.writelines(self._pieces(key, body, expected))
+            whole.writelines(self._client.pieces(key, body, expected))
         return whole.getvalue()
 
     def _checked_range(self, key: str, answer: Any, offset: int, length: int | None) -> int:
-        """The bytes that follow in the answer, which must be those that were asked for."""
+        """Return how many bytes the answer holds. Raises unless they are those that were asked for."""
         match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
         first, last, size = map(int, match.groups()) if match else (-1, -1, -1)
         end = size if length is None else offset + length
@@ -234,41 +202,24 @@ class S3Storage(Storage):
         if not match or first != offset or last != end - 1:
             answer["Body"].close()
             if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
-                raise self._broken("read", key, "the answer does not say which range it holds")
+                raise self._client.broken("read", key, "the answer does not say which range it holds")
             raise StorageUnavailable(
                 f"cannot read {self.url}/{key}: the server answers another range than was asked for",
                 hint="Use a server that knows HTTP ranges; drkit doctor shows what this one can do.",
             )
         return end - offset
 
-    def _pieces(self, key: str, body: Any, size: int) -> Iterator[bytes]:
-        """Yield exactly `size` bytes as they come. Raises TransientError when they do not, or come too slowly."""
-        read = getattr(body._raw_stream, "read1", body._raw_stream.read)
-        deadline = Deadline(self._patience, size)
-        left = size
-        try:
-            while left:
-                piece = read(min(left, _READ))
-                if not piece:
-                    raise self._broken("read", key, f"the answer ended {left} bytes early")
-                if deadline.passed:
-                    raise self._broken("read", key, "the answer comes too slowly")
-                left -= len(piece)
-                yield piece
-        except _BROKEN as error:
-            raise self._broken("read", key, "the connection broke within the answer") from error
-
     def stat(self, key: str) -> ObjectInfo:
         validate_key(key)
-        return self._retrier.run(f"stat {key}", lambda earlier: self._look(key))
+        return self._retrier.run(f"stat {key}", lambda: self._look(key))
 
     def _look(self, key: str) -> ObjectInfo:
-        """Find an object by a listing of one. An answer to HEAD has no body: what breaks off within looks complete, and
-        a refusal does not say why."""
+        """Find an object by a listing of one key. An answer to HEAD has no body: one that breaks off looks complete,
+        and a refusal does not say why."""
         page = self._listings.page(key, {"MaxKeys": 1})
         for entry in page.get("Contents", ()):
             if entry["Key"] == self._prefix + key:
-                return ObjectInfo(key, int(entry["Size"]))
+                return ObjectInfo(key, entry["Size"])
         raise ObjectNotFound(f"no object {key} in {self.url}")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -276,15 +227,15 @@ class S3Storage(Storage):
         return self._listings.objects(prefix)
 
     def versions(self, prefix: str) -> Iterator[Version]:
-        """Yield every version and delete marker below a prefix, by key, those of a key newest first."""
+        """Yield every version and delete marker below a prefix, by key, and those of one key newest first."""
         validate_prefix(prefix)
         return self._listings.versions(prefix)
 
     def delete(self, key: str) -> None:
-        """Remove an object with all its versions, newest first: what a lock keeps is then what there is to read.
+        """Remove an object with all its versions, newest first: a version that a lock keeps is then the one to read.
 
-        A DELETE that names no version only hides them behind a marker: that would hide a locked object. Where these
-        credentials may do no more, and no lock is asked for, the object counts as deleted.
+        A DELETE without a version only hides the versions behind a marker, and so would hide a locked object. If these
+        credentials may do no more, and the settings ask for no lock, the object counts as deleted.
         """
         validate_key(key)
         if self._locks is None and not (self._by_version or self._hides(key)):
@@ -294,7 +245,7 @@ class S3Storage(Storage):
                 self.ask("delete_object", "delete", key, VersionId=version.id)
 
     def _hides(self, key: str) -> bool:
-        """Delete without naming a version. Returns whether that left versions, which can be deleted one by one."""
+        """Delete without a version. Return whether that left versions, which can be deleted one by one."""
         with suppress(ObjectNotFound):
             marker = self.ask("delete_object", "delete", key)
             if marker.get("DeleteMarker") and self._by_version is None:
@@ -342,7 +293,10 @@ class S3Storage(Storage):
             elif len({(version.size, version.tag) for version in (newest, *older) if not version.marker}) > 1:
                 yield key, f"written over at {newest.modified:%Y-%m-%dT%H:%M:%SZ}: older versions have other bytes"
 
-    def nature(self) -> StoreInfo:
+    def try_tampering(self) -> Tampering:
+        return attack(self)
+
+    def store_info(self) -> StoreInfo:
         versioning = self._asked("get_bucket_versioning")
         lock = self._asked("get_object_lock_configuration")
         return StoreInfo(
@@ -351,7 +305,7 @@ class S3Storage(Storage):
         )
 
     def _asked(self, operation: str) -> Any:
-        """What the bucket's settings are; None where the server has no such settings, or keeps them to itself."""
+        """Return settings of the bucket. None: the server has no such settings, or does not show them."""
         try:
             return self.ask(operation, "read the settings of", "")
         except ObjectNotFound:  # the settings were never made
@@ -360,129 +314,33 @@ class S3Storage(Storage):
             return None
 
     def server_time(self) -> datetime | None:
-        page = self._retrier.run("list", lambda earlier: self._listings.page("", {"MaxKeys": 1}))
+        page = self._retrier.run("list", lambda: self._listings.page("", {"MaxKeys": 1}))
         date = page["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(date) if date else None
 
     def now(self) -> datetime:
-        """The server's time: asked for once, then counted on by the monotonic clock."""
+        """Return the server's time: asked for once, then advanced by the monotonic clock."""
         if self._started is None:
             there = self.server_time()
             if there is None:
-                raise StorageUnavailable(f"{self.url} does not tell its time, by which locks end", hint=LOCK_HINT)
+                raise StorageUnavailable(f"{self.url} does not tell the time, which object locks need", hint=LOCK_HINT)
             self._started = there - timedelta(seconds=time.monotonic())
         return self._started + timedelta(seconds=time.monotonic())
 
     def ask(self, operation: str, action: str, key: str, **parameters: Any) -> Any:
-        """Send one request, again while that may help."""
-        return self._retrier.run(f"{operation} {key}", lambda earlier: self._send(operation, action, key, **parameters))
-
-    def _send(self, operation: str, action: str, key: str, **parameters: Any) -> Any:
-        """Send one request, once. Raises TransientError for what may pass, else the error to tell."""
-        if key:
-            parameters["Key"] = self._prefix + key
-        where = f"{self.url}/{key}" if key else self.url
-        try:
-            return getattr(self._client, operation)(Bucket=self._bucket, **parameters)
-        except failures.ClientError as error:
-            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            raise explain(status, code, action, key, self.url, self._settings) from error
-        except _CREDENTIALS as error:
-            reason = type(error).__name__
-            raise AccessDenied(
-                f"cannot {action} {where}: no usable credentials ({reason})", hint=CREDENTIALS_HINT
-            ) from None
-        except failures.SSLError as error:
-            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-                raise self._broken(action, key, "the TLS connection broke") from error
-            raise StorageUnavailable(
-                f"cannot {action} {where}: the certificate of {self.endpoint} does not verify",
-                hint="Set repository.ca_bundle, or DRKIT_CA_BUNDLE, to the authority that signed it.",
-            ) from None
-        except _BROKEN as error:
-            reason = next((said for kind, said in _REASONS.items() if isinstance(error, kind)), "drops the connection")
-            broken = self._broken(action, key, f"{self.endpoint} {reason}")
-            broken.refused = _is_refusal(error)
-            raise broken from error
-        except failures.BotoCoreError as error:
-            raise StorageUnavailable(
-                f"cannot {action} {where}: {type(error).__name__}",
-                hint="Check the repository's settings in the policy.",
-            ) from error
-
-    def _broken(self, action: str, key: str, reason: str) -> TransientError:
-        where = f"{self.url}/{key}" if key else self.url
-        hint = "Check repository.endpoint and the network, then run it again."
-        return TransientError(StorageUnavailable(f"cannot {action} {where}: {reason}", hint=hint))
+        """Send one request, and send it again while that may help."""
+        return self._retrier.run(f"{operation} {key}", lambda: self._send(operation, action, key, **parameters))
 
 
-def open_bucket(url: str, settings: S3Settings, patience: RetryPolicy | None = None) -> S3Storage:
+def open_bucket(
+    url: str,
+    settings: S3Settings,
+    policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    events: Events = LOGGED,
+) -> S3Storage:
     """Open the storage at s3://bucket/prefix. No request is sent; a missing bucket shows at the first one."""
     bucket, prefix = parse_s3_url(url)
-    return S3Storage(_client(settings, patience or RetryPolicy()), bucket, prefix, settings, patience or RetryPolicy())
-
-
-def _client(settings: S3Settings, patience: RetryPolicy) -> Any:
-    session = botocore.session.Session()
-    # botocore's own parser takes 0.1 ms for each key of a listing: longer than all else about it together.
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
-    if settings.credentials_file is not None:
-        if not os.access(settings.credentials_file, os.R_OK):
-            raise AccessDenied(f"credentials file {settings.credentials_file} cannot be read", hint=CREDENTIALS_HINT)
-        session.set_config_variable("credentials_file", str(settings.credentials_file))
-        session.set_config_variable("config_file", os.devnull)
-    if settings.profile or settings.credentials_file:
-        session.set_config_variable("profile", settings.profile or "default")  # named so, it wins over the environment
-    if settings.ca_bundle is not None and not os.access(settings.ca_bundle, os.R_OK):
-        raise UsageError(
-            f"ca_bundle {settings.ca_bundle} cannot be read", hint="Name a PEM file with the authority's certificate."
-        )
-    own = settings.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    addressing = "path" if settings.addressing == "auto" and own else settings.addressing
-    config = Config(
-        signature_version="s3v4",
-        # Every PUT is signed with the SHA-256 of its bytes: the signature is void where they arrive as others.
-        s3={"addressing_style": addressing, "payload_signing_enabled": True},
-        connect_timeout=patience.connect,
-        read_timeout=patience.read,
-        max_pool_connections=CONNECTIONS,
-        tcp_keepalive=True,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        # The newer checksums many servers refuse or ignore.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        client = boto3.session.Session(botocore_session=session).client(
-            "s3",
-            endpoint_url=settings.endpoint,
-            region_name=settings.region or session.get_config_variable("region") or "us-east-1",
-            verify=str(settings.ca_bundle) if settings.ca_bundle else None,
-            config=config,
-        )
-        client.meta.events.register("before-send.s3.PutObject", _begin_sending)
-        client.meta.events.register_first("before-parse.s3.ListObjectsV2", take_objects)
-        return client
-    except _CREDENTIALS as error:
-        raise AccessDenied(f"no usable S3 credentials ({type(error).__name__})", hint=CREDENTIALS_HINT) from None
-    except (ValueError, failures.BotoCoreError) as error:
-        raise UsageError(
-            f"the S3 settings cannot be used: {type(error).__name__}",
-            hint="Check endpoint and region: an endpoint is written like https://s3.example.com:9000.",
-        ) from error
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether a connection failed since nobody listens on that port."""
-    while error is not None and not isinstance(error, ConnectionRefusedError):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _begin_sending(request: Any, **rest: Any) -> None:
-    if isinstance(request.body, ThrottledBody):
-        request.body.begin()
+    return S3Storage(open_boto(settings, policy, CONNECTIONS), bucket, prefix, settings, policy, events)
 
 
 def _length(answer: Any) -> int:

@@ -1,4 +1,4 @@
-"""Listings of a bucket: of the objects that are there, and of every version behind them. No page is just believed."""
+"""Listings of a bucket: of the objects in it, and of every version behind them. A page that cannot be true raises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drkit.storage.retry import Retrier, TransientError
 
 
 class Version(NamedTuple):
-    """One version of an object, or (`marker`) a delete marker, which hides those before it."""
+    """One version of an object, or (`marker`) a delete marker, which hides the versions before it."""
 
     key: str
     id: str
@@ -22,30 +22,69 @@ class Version(NamedTuple):
     marker: bool
     latest: bool
     tag: str
-    """Equal where the bytes are, as long as one request wrote them."""
+    """Equal for equal bytes, if one request wrote each of them."""
 
 
-def take_objects(response_dict: Any, customized_response_dict: Any, **rest: Any) -> None:
-    """Read the objects of a page before botocore does, which takes ten times as long: a listing is mostly that.
+def _text(value: str) -> str:
+    if not value:
+        raise ValueError("empty")
+    return value
 
-    A handler of its event before-parse. What it does not understand it leaves as it is.
+
+def _size(value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError("not a size")
+    return int(value)
+
+
+def _flag(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("neither true nor false")
+    return value == "true"
+
+
+_MARKER: dict[str, Callable[[str], Any]] = {
+    "Key": _text,
+    "VersionId": _text,
+    "IsLatest": _flag,
+    "LastModified": datetime.fromisoformat,
+}
+_ENTRIES: dict[str, tuple[str, dict[str, Callable[[str], Any]]]] = {
+    "Contents": ("Contents", {"Key": _text, "Size": _size}),
+    "Version": ("Versions", {**_MARKER, "Size": _size, "ETag": str}),
+    "DeleteMarker": ("DeleteMarkers", _MARKER),
+}
+"""The elements of a page that this module needs: botocore's name for their list, and how to read their fields."""
+
+
+def take_entries(response_dict: Any, customized_response_dict: Any, **rest: Any) -> None:
+    """Read the entries of a page before botocore does, which takes ten times as long: most of a listing is that.
+
+    A handler of botocore's event before-parse. A page with an entry that it cannot read is left as it is.
     """
+    taken: dict[str, list[dict[str, Any]]] = {}
+    others = []
     try:
         page = ElementTree.fromstring(response_dict["body"])
-    except ElementTree.ParseError:
+        space = page.tag[: page.tag.find("}") + 1]
+        for element in page:
+            name = element.tag.removeprefix(space)
+            if name not in _ENTRIES:
+                others.append(element)
+                continue
+            plural, fields = _ENTRIES[name]
+            entry = {field: read(element.findtext(space + field, "")) for field, read in fields.items()}
+            taken.setdefault(plural, []).append(entry)
+    except (ElementTree.ParseError, ValueError):
         return
-    space = page.tag[: page.tag.find("}") + 1]
-    found = page.findall(f"{space}Contents")
-    objects = [{name: entry.findtext(space + name, "") for name in ("Key", "Size")} for entry in found]
-    if objects and all(entry["Key"] and entry["Size"].isdecimal() for entry in objects):
-        for entry in found:
-            page.remove(entry)
+    if taken:
+        page[:] = others
         response_dict["body"] = ElementTree.tostring(page)
-        customized_response_dict["Contents"] = objects
+        customized_response_dict.update(taken)
 
 
 class Listings:
-    """Of one prefix; `send` sends one request of the bucket, once."""
+    """The listings below one prefix of a bucket. `send` sends one request, once."""
 
     def __init__(self, send: Callable[..., Any], retrier: Retrier, prefix: str, url: str) -> None:
         self._send = send
@@ -54,9 +93,9 @@ class Listings:
         self._url = url
 
     def page(self, prefix: str, options: Mapping[str, Any]) -> Any:
-        """One page of the objects, asked for once."""
+        """Request one page of the objects, once."""
         page = self._send("list_objects_v2", "list", "", Prefix=self._prefix + prefix, **options)
-        # A body that is no listing (a captive portal, an empty page) parses too, as one that lacks everything.
+        # A body that is not a listing (a captive portal, an empty page) parses too, as a page that lacks everything.
         if "IsTruncated" not in page or page.get("KeyCount", 0) != len(page.get("Contents", ())):
             raise TransientError(self._malformed("a page does not say whether it is the last, or misses keys"))
         return page
@@ -65,14 +104,14 @@ class Listings:
         token: dict[str, str] = {}
         last = ""
         while True:
-            page = self._retrier.run(f"list {prefix}", lambda earlier: self.page(prefix, token))  # noqa: B023
+            page = self._retrier.run(f"list {prefix}", lambda: self.page(prefix, token))  # noqa: B023
             for entry in page.get("Contents", ()):
                 name = entry["Key"]
                 self._require_ours(name, prefix, in_order=name > last)
                 last = name
                 key = name.removeprefix(self._prefix)
                 if is_key(key):
-                    yield ObjectInfo(key, int(entry["Size"]))
+                    yield ObjectInfo(key, entry["Size"])
             if not page["IsTruncated"]:
                 return
             following = page.get("NextContinuationToken")
@@ -81,11 +120,11 @@ class Listings:
             token = {"ContinuationToken": following}
 
     def versions(self, prefix: str) -> Iterator[Version]:
-        """Yield every version and marker below a prefix, by key, those of a key newest first."""
+        """Yield every version and delete marker below a prefix, by key, and those of one key newest first."""
         start: dict[str, str] = {}
         last = ""
         while True:
-            page = self._retrier.run(f"list {prefix}", lambda earlier: self._version_page(prefix, start))  # noqa: B023
+            page = self._retrier.run(f"list {prefix}", lambda: self._version_page(prefix, start))  # noqa: B023
             found = [self._version(entry, marker=False) for entry in page.get("Versions", ())]
             found += [self._version(entry, marker=True) for entry in page.get("DeleteMarkers", ())]
             for version in sorted(found, key=lambda each: (each.key, not each.latest, -each.modified.timestamp())):
@@ -111,13 +150,13 @@ class Listings:
 
     def _version(self, entry: Any, *, marker: bool) -> Version:
         return Version(
-            str(entry["Key"]).removeprefix(self._prefix),
-            str(entry["VersionId"]),
-            int(entry.get("Size", 0)),
+            entry["Key"].removeprefix(self._prefix),
+            entry["VersionId"],
+            entry.get("Size", 0),
             entry["LastModified"],
             marker,
-            bool(entry["IsLatest"]),
-            str(entry.get("ETag", "")),
+            entry["IsLatest"],
+            entry.get("ETag", ""),
         )
 
     def _require_ours(self, name: str, prefix: str, *, in_order: bool) -> None:

@@ -1,7 +1,7 @@
-"""Retention locks on the versions of objects: asked for with every write, then looked at, and renewed in time.
+"""Object locks on the versions of objects: requested with every write, read back, and renewed in time.
 
-A server that echoes the headers may still not know them, so what was asked for is read back from the version itself.
-Dates are told by the server's clock alone: a host whose clock is wrong locks neither too short nor for ever.
+A server may accept the headers without knowing them, so the lock is read back from the version itself. All dates come
+from the server's clock: a host with a wrong clock locks nothing for too short a time, and nothing for ever.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from drkit.storage.s3.settings import LOCK_HINT, ObjectLock
 _PARALLEL = 8
 _BATCH = 1000
 _ROUNDING = timedelta(seconds=2)
-"""Servers keep whole seconds."""
+"""Servers store whole seconds."""
 
 
 class Locks:
-    """`ask` sends one request of the bucket, tried again while that may help; `now` is the server's time."""
+    """`ask` sends one request about the bucket, and again while that may help. `now` is the server's time."""
 
     def __init__(self, ask: Callable[..., Any], lock: ObjectLock, now: Callable[[], datetime]) -> None:
         self._ask = ask
@@ -31,29 +31,29 @@ class Locks:
         self._now = now
 
     def until(self, key: str) -> datetime | None:
-        """To when an object that is written now is to be locked; None for one that passes anyhow."""
+        """Return until when an object that is written now must be locked. None: its key gets no lock."""
         return self._now() + self._lock.period if key.startswith(self._lock.prefixes) else None
 
     def options(self, until: datetime, mode: str = "") -> dict[str, Any]:
-        """The parameters of a PUT that lock what it writes."""
+        """Return the parameters of a PUT that lock what it writes."""
         return {"ObjectLockMode": (mode or self._lock.mode).upper(), "ObjectLockRetainUntilDate": until}
 
     def require(self, key: str, version: str | None, until: datetime) -> None:
-        """Raise StorageUnavailable unless this version, else the newest, is locked as it was asked for."""
+        """Raise StorageUnavailable unless this version, or without one the newest, is locked as requested."""
         mode, found = self._retention(key, version)
         if mode not in (self._lock.mode.upper(), "COMPLIANCE") or found is None or found < until - _ROUNDING:
             held = f"locked until {found:%Y-%m-%d %H:%M:%S}" if found else "not locked"
             raise StorageUnavailable(
-                f"object {key} was to be locked ({self._lock.mode}) until {until:%Y-%m-%d %H:%M:%S}, and is {held}: "
+                f"object {key} should be locked ({self._lock.mode}) until {until:%Y-%m-%d %H:%M:%S}, but is {held}: "
                 "this bucket does not keep locks",
                 hint=LOCK_HINT,
             )
 
     def renew(self, versions: Iterable[Version], needed: Callable[[str], bool]) -> int:
-        """Lock anew, for the whole period, every version of what is needed of which less than half of it is left.
+        """Renew, for the whole period, the lock of every version of a needed object if less than half of it is left.
 
-        A version that lies under another one is renewed too where it is locked: it may be the one that drkit wrote.
-        Returns how many were. The mode of a version stays: to change it is another right than the one to prolong.
+        A locked version below a newer one is renewed too: it may be the one that drkit wrote. A version keeps its mode,
+        as changing the mode needs another right than renewing. Returns how many were renewed.
         """
         wanted = (version for version in versions if not version.marker and needed(version.key))
         renewed = 0
@@ -78,7 +78,7 @@ class Locks:
     def _require_renewed(self, version: Version, now: datetime) -> None:
         _, until = self._retention(version.key, version.id)
         if until is None or until < now + self._lock.period - _ROUNDING:
-            raise StorageUnavailable(f"the lock of object {version.key} was renewed, and is as it was", hint=LOCK_HINT)
+            raise StorageUnavailable(f"the lock of object {version.key} was renewed without effect", hint=LOCK_HINT)
 
     def _retention(self, key: str, version: str | None) -> tuple[str | None, datetime | None]:
         options = {"VersionId": version} if version else {}

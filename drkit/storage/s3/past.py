@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
-from typing import Protocol
 
 from drkit.errors import ObjectNotFound, UsageError
-from drkit.storage.base import Data, ObjectInfo, Storage, validate_key, validate_prefix
+from drkit.storage.base import Data, ObjectInfo, Tampering, validate_key, validate_prefix
+from drkit.storage.forwarding import ForwardingStorage
+from drkit.storage.s3.bucket import S3Storage
 from drkit.storage.s3.listing import Version
 
 
-class VersionedStorage(Protocol):
-    """What a storage that keeps versions offers beyond Storage."""
+class PastStorage(ForwardingStorage):
+    """Reads only: whatever would write raises UsageError."""
 
-    url: str
-    parallel_gets: int
-    request_size: int
-
-    def versions(self, prefix: str) -> Iterator[Version]: ...
-
-    def get_version(self, key: str, version: str, offset: int = 0, length: int | None = None) -> bytes: ...
-
-
-class PastStorage(Storage):
-    """Reads only: whatever would write is a UsageError."""
-
-    def __init__(self, present: VersionedStorage, moment: datetime) -> None:
+    def __init__(self, present: S3Storage, moment: datetime) -> None:
+        super().__init__(present)
+        self.traits = replace(present.traits, locks=False)  # nothing is written that could get one
         self._present = present
         self._moment = moment
-        self.url = present.url
-        self.parallel_gets = present.parallel_gets
-        self.request_size = present.request_size
         self._known: dict[str, Version] = {}
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         raise self._read_only()
 
     def delete(self, key: str) -> None:
+        raise self._read_only()
+
+    def renew_locks(self, prefixes: Sequence[str], needed: Callable[[str], bool]) -> int:
+        raise self._read_only()
+
+    def holds_locks(self, key: str) -> bool:
+        raise self._read_only()
+
+    def try_tampering(self) -> Tampering | None:
         raise self._read_only()
 
     def _read_only(self) -> UsageError:
@@ -59,6 +57,9 @@ class PastStorage(Storage):
             self._known[version.key] = version
             yield ObjectInfo(version.key, version.size)
 
+    def shadowed_objects(self) -> Iterator[tuple[str, str]]:
+        yield from ()  # that happened since
+
     def _find(self, key: str) -> Version:
         validate_key(key)
         known = self._known.get(key)
@@ -71,6 +72,7 @@ class PastStorage(Storage):
         raise ObjectNotFound(f"no object {key} in {self.url} as of {self._moment:%Y-%m-%d %H:%M:%S}Z")
 
     def _then(self, prefix: str) -> Iterator[Version]:
+        """Yield the versions that were the newest ones at the moment, and not deleted."""
         for _, versions in groupby(self._present.versions(prefix), key=lambda version: version.key):
             then = next((version for version in versions if version.modified <= self._moment), None)
             if then is not None and not then.marker:

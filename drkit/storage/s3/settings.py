@@ -1,4 +1,4 @@
-"""What an S3 storage must be told: its URL and its settings. Plain values: it imports nothing of S3."""
+"""What an S3 storage must be told: its URL and its settings. Plain values: nothing here imports boto3."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from drkit.errors import UsageError
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.ASCII)
 _PREFIX_SEGMENT = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 LOCK_HINT = (
-    "Make a bucket with object lock enabled, on a server that knows it, or remove repository.lock from the policy."
+    "Create a bucket with object lock enabled, on a server that supports it, or remove repository.lock from the policy."
 )
 
 
 @dataclass(frozen=True)
 class ObjectLock:
-    """What is locked against deletion, and how: every new object below `prefixes`, for `period` from its writing on."""
+    """Every new object below `prefixes` is locked against deletion for `period` after it is written."""
 
     mode: str
-    """`governance`, which a right of its own can lift, or `compliance`, which nobody can."""
+    """`governance`, which a special right can lift, or `compliance`, which nobody can lift."""
     period: timedelta
     prefixes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Where and how to reach a bucket. Unset credentials come from the AWS chain; no field holds a secret."""
+    """Where and how to reach a bucket. Unset credentials come from the AWS chain; no field holds a secret.
+
+    Every field but `as_of` is an option of the policy with the same name and, but for `lock`, the same type.
+    """
 
     endpoint: str | None = None
     region: str | None = None
     addressing: str = "auto"
-    """`path`, `virtual`, or `auto`: path on an endpoint of one's own, virtual at AWS."""
+    """`path`, `virtual`, or `auto`: path at a named endpoint, virtual at AWS."""
     profile: str | None = None
     credentials_file: Path | None = None
-    """An AWS credentials file; with it neither the environment nor ~/.aws is asked for keys."""
+    """An AWS credentials file. With it, keys come neither from the environment nor from ~/.aws."""
     ca_bundle: Path | None = None
     storage_class: str | None = None
     encryption: str | None = None
@@ -62,15 +65,15 @@ class S3Settings:
 
 
 def parse_s3_url(url: str) -> tuple[str, str]:
-    """Return bucket and prefix. Raises UsageError for what is no URL of a bucket."""
+    """Return bucket and prefix. Raises UsageError for what is not the URL of a bucket."""
     match = _URL.fullmatch(url)
     if match is None:
-        raise UsageError(f"{url!a} names no S3 bucket", hint="Write it like s3://bucket/prefix.")
+        raise UsageError(f"{url!a} does not name an S3 bucket", hint="Write it like s3://bucket/prefix.")
     prefix = (match[2] or "").rstrip("/")
     segments = prefix.split("/") if prefix else []
     if any(not _PREFIX_SEGMENT.fullmatch(segment) or segment in (".", "..") for segment in segments):
         raise UsageError(
-            f"{url!a} has a prefix that is no path of letters, digits, '.', '_' and '-'",
+            f"{url!a} has a prefix that is not a path of letters, digits, '.', '_' and '-'",
             hint="Write it like s3://bucket/prefix.",
         )
     return match[1], prefix

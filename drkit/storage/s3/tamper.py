@@ -1,7 +1,8 @@
-"""What a thief of a host's credentials could do to what is stored, tried on scratch objects written as the host writes.
+"""What a thief of a host's credentials could do to stored objects, tried on scratch objects written as the host writes.
 
-Whether an attempt was refused is not what counts: whether the version that was written is there afterwards, with its
-bytes. Scratch objects are locked for seconds, lie where packs do (rights may differ by prefix), and are removed.
+An attempt that the server refuses proves nothing. What counts is that the written version can still be read afterwards,
+with its bytes. Scratch objects are locked for seconds, lie where packs do (rights may differ by prefix), and are
+removed.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound
-from drkit.storage.base import Data
+from drkit.storage.base import Attempt, Data, Tampering, Traits
 from drkit.storage.s3.listing import Version
 
 PREFIX = "packs/tamper-"
@@ -22,10 +22,10 @@ LOCK_SECONDS = 15
 
 
 class Bucket(Protocol):
-    """What a storage must offer so that it can be attacked."""
+    """What this module needs of a storage."""
 
     url: str
-    locks: bool
+    traits: Traits
 
     def put_for_seconds(self, key: str, data: Data, seconds: float) -> None: ...
 
@@ -40,19 +40,10 @@ class Bucket(Protocol):
     def now(self) -> datetime: ...
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """`answer`: what the server said to it. `survived`: what had been written could be read afterwards, unchanged."""
+def attack(bucket: Bucket) -> Tampering:
+    """Try everything. Returns when the scratch objects' locks have ended.
 
-    what: str
-    answer: str
-    survived: bool
-
-
-def attack(bucket: Bucket) -> tuple[list[Attempt], list[str]]:
-    """Try everything; return the attempts, and the keys of scratch objects that could not be removed.
-
-    Takes until the scratch objects' locks have ended. Raises what the storage raises where not even a write works.
+    Raises what the storage raises if not even a write works.
     """
     base = PREFIX + secrets.token_hex(8)
     made: list[str] = []
@@ -62,7 +53,7 @@ def attack(bucket: Bucket) -> tuple[list[Attempt], list[str]]:
         ]
     finally:
         left = _remove(bucket, made)
-    return attempts, left
+    return Tampering(attempts, left)
 
 
 Act = Callable[[str, str], None]
@@ -99,7 +90,7 @@ def _attacks(bucket: Bucket) -> Iterator[tuple[str, Act]]:
     yield "write over it", overwrite
     yield "delete it", delete
     yield "delete its version", delete_version
-    if bucket.locks:
+    if bucket.traits.locks:
         yield "delete its version, bypassing governance", bypass
         yield "shorten its lock, then delete its version", shorten
 
@@ -123,7 +114,7 @@ def _attempt(bucket: Bucket, key: str, what: str, act: Act, made: list[str]) -> 
 
 
 def _remove(bucket: Bucket, made: list[str]) -> list[str]:
-    if bucket.locks:
+    if bucket.traits.locks:
         end = bucket.now() + timedelta(seconds=LOCK_SECONDS + 1)
         while bucket.now() <= end:
             time.sleep(0.5)

@@ -9,7 +9,7 @@ import time
 
 
 class Throttle:
-    """Lets `rate` bytes a second pass; after a pause at most one second's worth at once."""
+    """Lets `rate` bytes a second pass. After a pause, at most one second's worth passes at once."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -30,11 +30,11 @@ BLOCK = 256 * 1024
 
 
 class ThrottledBody(io.RawIOBase):
-    """A body that is sent block by block: the timeout of a socket then bounds each block, not a whole slow upload.
+    """A body that is sent block by block, so that the socket's timeout bounds each block and not a whole slow upload.
 
-    Nothing is copied: what it gives are views, unless it is asked for all. A block may be larger than was asked for,
-    since that is 16 KiB, each of which would be a call to the kernel. It is read twice, to be signed and to be sent;
-    only from `begin` on it is throttled.
+    Reads return views without copying, unless they ask for everything. They return more than is asked for: the HTTP
+    client asks for 16 KiB, and each block is a system call. The body is read twice, to be signed and to be sent. Only
+    the second time, from `begin` on, is it throttled.
     """
 
     def __init__(self, view: memoryview, throttle: Throttle | None) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
+from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from drkit.access.access import Access, repository_access
+from drkit.access.access import Access, mirror_access, repository_access
 from drkit.access.identities import IdentitySource
 from drkit.errors import UsageError
 from drkit.policy import parse_policy
-from drkit.storage import S3Settings
+from drkit.policy.s3 import S3Options
+from drkit.repository.locks import LOCKED_PREFIXES
+from drkit.storage import ObjectLock, S3Settings
 from tests.conftest import PROJECT
 
 POLICY = """\
@@ -48,6 +54,58 @@ def test_the_policy_comes_first_and_the_environment_fills_what_it_does_not_say(t
     assert access.s3.endpoint == "https://policy.example.com"
     assert access.s3.profile == "nightly"
     assert (access.s3.region, access.s3.ca_bundle) == ("eu-central-1", Path("/root/ca.pem"))
+
+
+def test_every_s3_option_of_a_policy_is_a_setting_of_the_storage_of_the_same_type() -> None:
+    options, settings = get_type_hints(S3Options), get_type_hints(S3Settings)
+    assert set(S3Options.model_fields) == {field.name for field in fields(S3Settings)} - {"as_of"}
+    assert {name for name in S3Options.model_fields if options[name] != settings[name]} == {"lock"}
+
+
+def test_every_s3_option_of_a_policy_reaches_the_storage(tmp_path: Path) -> None:
+    said = """\
+        endpoint: https://s3.example.com
+        region: eu-north-1
+        addressing: virtual
+        profile: backup
+        credentials_file: /s3.ini
+        ca_bundle: /ca.pem
+        storage_class: STANDARD_IA
+        encryption: kms
+        kms_key: alias/x
+        upload_limit: 1KiB
+        lock: {mode: compliance, period: 30d}
+    """
+    place = f"url: s3://backups/shop\n{textwrap.dedent(said)}"
+    text = (
+        f"version: 1\nname: shop\nprotect: {{volumes: [{{name: data}}]}}\n"
+        f"repository:\n  recipients_file: /r\n  identity_file: /i\n{textwrap.indent(place, '  ')}"
+        f"mirror:\n{textwrap.indent(place.replace('/shop', '/mirror'), '  ')}"
+    )
+    policy = parse_policy(text, tmp_path / "policy.yaml")
+    expected = S3Settings(
+        endpoint="https://s3.example.com",
+        region="eu-north-1",
+        addressing="virtual",
+        profile="backup",
+        credentials_file=Path("/s3.ini"),
+        ca_bundle=Path("/ca.pem"),
+        storage_class="STANDARD_IA",
+        encryption="kms",
+        kms_key="alias/x",
+        upload_limit=1024,
+        lock=ObjectLock("compliance", timedelta(days=30), LOCKED_PREFIXES),
+    )
+    defaults = S3Settings()
+    untold = {f.name for f in fields(S3Settings) if getattr(expected, f.name) == getattr(defaults, f.name)}
+    assert untold == {"as_of"}, "give the new option a value here"
+    assert repository_access(policy, environ=BARE).s3 == expected
+    assert mirror_access(policy, environ=BARE).s3 == expected
+
+
+def test_a_policy_that_sets_no_s3_option_leaves_the_defaults(tmp_path: Path) -> None:
+    text = POLICY.replace("  endpoint: https://policy.example.com\n  profile: nightly\n", "")
+    assert repository_access(parse_policy(text, tmp_path / "policy.yaml"), environ={}).s3 == S3Settings()
 
 
 def test_an_empty_environment_names_nothing() -> None:

@@ -162,7 +162,7 @@ def test_a_hostile_work_factor_is_refused_before_any_work(tmp_path: Path, locked
 def test_an_age_file_that_is_not_under_a_passphrase(tmp_path: Path, bob: Identity, make) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "identity.age"
     path.write_bytes(make(bob))
-    with pytest.raises(AccessDenied, match="is no age file under a passphrase"):
+    with pytest.raises(AccessDenied, match="is not an age file under a passphrase"):
         read_identities(IdentitySource(path), lambda name: PASSPHRASE)
 
 
@@ -220,6 +220,17 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> 
     while list(alive(pids)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "script", ["exec >&- 2>&-; sleep 600", "echo secret; exec setsid sleep 3", "setsid sleep 3 & echo secret"]
+)
+def test_a_command_is_waited_for_only_so_long(script: str) -> None:
+    """Also where it has closed its output, or where something that it started has left its group and still holds it."""
+    started = time.monotonic()
+    with pytest.raises(AccessDenied, match=r"did not end within 0\.5 s"):
+        run_secret_command(("sh", "-c", script), "identity_command", timeout=0.5)
+    assert time.monotonic() - started < 2.5
 
 
 def test_a_command_that_never_stops_printing() -> None:

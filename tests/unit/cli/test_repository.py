@@ -151,8 +151,8 @@ def test_prune_without_snapshots_refuses(keeper: Keeper) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--max-repack", "much"), "--max-repack much: this is no size"),
-        (("--grace", "long"), "--grace long: this is no duration"),
+        (("--max-repack", "much"), "--max-repack much: not a valid size"),
+        (("--grace", "long"), "--grace long: not a valid duration"),
     ],
 )
 def test_what_prune_does_not_understand(keeper: Keeper, arguments: tuple[str, ...], said: str) -> None:

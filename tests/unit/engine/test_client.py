@@ -17,6 +17,7 @@ import pytest
 import requests
 import urllib3.exceptions
 
+from drkit.engine import containers, images, networks, volumes
 from drkit.engine.client import FOREIGN_ERRORS, Engine, EngineError, explain, translated
 from drkit.engine.names import check_name, check_reference
 from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, UsageError
@@ -92,7 +93,7 @@ def test_drkits_own_errors_and_bugs_pass() -> None:
     ],
 )
 def test_a_stream_that_breaks_off_is_a_failed_capture(error: Exception) -> None:
-    assert isinstance(explain(error, "image x", streaming=True), CaptureFailed)
+    assert isinstance(explain(error, "image x", capturing=True), CaptureFailed)
     assert isinstance(explain(error, "image x"), EngineUnavailable)
 
 
@@ -115,7 +116,7 @@ def test_the_cause_and_the_hint_come_from_the_bottom_of_the_chain(tmp_path: Path
 @leaves_sockets
 @pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("url", ["ssh://host", "nonsense://x", "unix//missing-colon", "http://[", "tcp://127.0.0.1:1"])
-def test_an_engine_url_that_leads_nowhere_is_said_so(url: str) -> None:
+def test_an_engine_url_that_leads_nowhere_is_reported(url: str) -> None:
     with pytest.raises((EngineUnavailable, UsageError)) as caught:
         Engine.connect(url)
     assert caught.value.hint
@@ -123,7 +124,7 @@ def test_an_engine_url_that_leads_nowhere_is_said_so(url: str) -> None:
 
 @leaves_sockets
 @pytest.mark.usefixtures("collected")
-def test_a_broken_context_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_context_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / ".docker"))
     monkeypatch.delenv("DOCKER_HOST")
@@ -134,7 +135,13 @@ def test_a_broken_context_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def silent_engine(tmp_path: Path) -> Iterator[str]:
+def asked() -> list[bytes]:
+    """The requests that `silent_engine` got."""
+    return []
+
+
+@pytest.fixture
+def silent_engine(tmp_path: Path, asked: list[bytes]) -> Iterator[str]:
     """A socket that answers the version request and hangs up on every other."""
     path = f"{tmp_path}/engine.sock"
     with closing(socket.socket(socket.AF_UNIX)) as listener:
@@ -145,7 +152,10 @@ def silent_engine(tmp_path: Path) -> Iterator[str]:
             body = b'{"ApiVersion": "1.41"}'
             head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
             with connection:
-                while connection.recv(65536).startswith(b"GET /version"):
+                while request := connection.recv(65536):
+                    asked.append(request)
+                    if not request.startswith(b"GET /version"):
+                        return
                     connection.sendall(head + body)
 
         def serve() -> None:
@@ -167,17 +177,34 @@ def silent_engine(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.usefixtures("collected")
 def test_an_engine_that_hangs_up_is_unavailable(silent_engine: str) -> None:
     with Engine.connect(silent_engine) as engine:
-        for ask in (engine.info, engine.volumes, engine.images, lambda: engine.volume("x1"), lambda: engine.image("x")):
+        with pytest.raises(EngineUnavailable):
+            engine.info()
+        for kind in (containers, images, networks, volumes):
             with pytest.raises(EngineUnavailable):
-                ask()
+                kind.find(engine)
+            with pytest.raises(EngineUnavailable):
+                kind.inspect(engine, "x1")
+        assert not images.is_in_registry(engine, "x", timeout=1)
         with pytest.raises(DrkitError):
-            list(engine.save_image(["x"]))
+            list(images.save(engine, ["x"]))
         with pytest.raises(DrkitError):
-            engine.load_image([b"x"])
+            images.load(engine, [b"x"])
+
+
+@leaves_sockets
+@pytest.mark.usefixtures("collected")
+def test_headers_of_the_docker_configuration_are_sent_with_every_request(
+    silent_engine: str, asked: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"HttpHeaders": {"X-Proxy-Key": "open sesame"}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with Engine.connect(silent_engine) as engine, pytest.raises(EngineUnavailable):
+        volumes.create(engine, "x")
+    assert len(asked) == 2 and all(b"X-Proxy-Key: open sesame" in request for request in asked)
 
 
 @pytest.mark.parametrize("name", ["", "-v", "a;b", "$(id)", "a\nb", "../etc", "a/b", "ä", ".x", "x\n", " x", "a%2fb"])
-def test_what_is_no_docker_name_is_refused(name: str) -> None:
+def test_an_invalid_docker_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="not a valid Docker name") as caught:
         check_name("volume", name)
     assert caught.value.exit_code == 2
@@ -189,7 +216,7 @@ def test_docker_names_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("ref", ["", "-x", "a b", "a\n", "a?x=1", "a#b", "a" * 5000])
-def test_what_is_no_image_reference_is_refused(ref: str) -> None:
+def test_an_invalid_image_reference_is_refused(ref: str) -> None:
     with pytest.raises(UsageError, match="not a valid image reference"):
         check_reference(ref)
 

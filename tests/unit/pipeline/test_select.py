@@ -224,7 +224,7 @@ def in_pieces(data: bytes, rng: random.Random) -> ReadInto:
 
 def test_a_scan_comes_in_pieces(torture: Path, rng: random.Random) -> None:
     output = scan_output(torture)
-    scan = read_scan(in_pieces(output, rng), Patterns([]), full=True)
+    scan = read_scan(in_pieces(output, rng), Patterns([]), what="volume x", full=True)
     assert list(scan) == list(scan_directory(torture))
 
 
@@ -238,7 +238,7 @@ def test_paths_alone_are_those_of_the_entries(torture: Path) -> None:
 def test_what_follows_the_scan_is_left_alone(torture: Path) -> None:
     output = scan_output(torture)
     source = iterator_readinto([output, b"a tar"])
-    read_scan(source, Patterns([]), full=True)
+    read_scan(source, Patterns([]), what="volume x", full=True)
     rest = memoryview(bytearray(100))
     assert bytes(rest[: source(rest)]) == b"a tar"
 
@@ -248,7 +248,7 @@ def test_a_scan_that_breaks_off(torture: Path, rng: random.Random) -> None:
     cuts = {rng.randrange(len(output)) for _ in range(50)} | {len(output) - cut for cut in range(2, 9)} | {0}
     for cut in cuts:
         with pytest.raises(CaptureFailed):
-            read_scan(iterator_readinto([output[:cut]]), Patterns([]), full=True)
+            read_scan(iterator_readinto([output[:cut]]), Patterns([]), what="volume x", full=True)
 
 
 def test_excluded_paths_are_not_in_the_scan(torture: Path) -> None:
@@ -259,7 +259,7 @@ def test_excluded_paths_are_not_in_the_scan(torture: Path) -> None:
 
 
 def scan_of(output: bytes, *, full: bool = True, exclude: Sequence[str] = ()) -> Scan:
-    return read_scan(iterator_readinto([output]), Patterns(exclude), full=full)
+    return read_scan(iterator_readinto([output]), Patterns(exclude), what="volume x", full=full)
 
 
 ROOT = b"\0d 755 0 0 0 1.0 1.0 1 2\x0042\0\0"
@@ -295,7 +295,7 @@ def test_a_scan_may_come_in_any_pieces(rng: random.Random) -> None:
     for _ in range(200):
         cuts = sorted(rng.choices(range(len(output)), k=rng.randrange(12)))
         pieces = [output[start:end] for start, end in zip([0, *cuts], [*cuts, len(output)], strict=True)]
-        scan = read_scan(iterator_readinto(filter(None, pieces)), Patterns([]), full=True)
+        scan = read_scan(iterator_readinto(filter(None, pieces)), Patterns([]), what="volume x", full=True)
         assert [entry.path for entry in scan] == paths
         assert {(entry.stat, entry.device) for entry in scan} == {(b"d 755 0 0 0 1.0 1.0 1 2", b"42")}
         assert scan.sockets == ["x"]

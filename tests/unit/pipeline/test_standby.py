@@ -55,7 +55,7 @@ def test_each_helper_is_started_while_the_one_before_works() -> None:
             assert (helper.volume, helper.written) == (volume, b"\n")
             assert ahead is None or start.started.acquire(timeout=5)
             assert list(start.helpers)[-1] == (ahead or volume)
-    assert not any(helper.closed for helper in start.helpers.values())  # they belong to who took them
+    assert not any(helper.closed for helper in start.helpers.values())  # they belong to whoever took them
 
 
 def test_what_was_left_out_or_not_taken_is_ended() -> None:
@@ -95,5 +95,5 @@ def test_a_helper_that_cannot_be_told_to_begin_is_ended(monkeypatch: pytest.Monk
 def test_there_are_no_other_volumes() -> None:
     with StandBy(Starter(), ["a"]) as standby:
         take(standby, "a")
-        with pytest.raises(ValueError, match="volume a is not among those left"):
+        with pytest.raises(ValueError, match="a is not among those left"):
             standby.take("a")

@@ -142,27 +142,6 @@ def test_a_stored_text_can_be_parsed_again(tmp_path: Path) -> None:
     assert parse_policy(policy.text, policy.path) == policy
 
 
-def test_the_rule_of_a_volume(tmp_path: Path) -> None:
-    entries = """\
-        - match: "media_*"
-          exclude: [first]
-        - match: "*"
-          exclude: [second]
-        - name: media_named
-          exclude: [named]
-    """
-    protect = load(
-        VALID.replace("    - name: shop_data\n", textwrap.indent(textwrap.dedent(entries), "    ")), tmp_path
-    )
-    found = {name: protect.protect.volume(name) for name in ("media_x", "media_named", "other")}
-    assert {name: entry and entry.exclude for name, entry in found.items()} == {
-        "media_x": ("first",),
-        "media_named": ("named",),
-        "other": ("second",),
-    }
-    assert load(VALID, tmp_path).protect.volume("other") is None
-
-
 def test_all_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     said = problems(
         """\
@@ -199,18 +178,18 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
         "3: hots: unknown key, did you mean host?; expected one of version, name, host, repository, mirror, "
         "protect, retention, helper",
         "4: repository.recipients_file: is missing; expected the file of age recipients that can open the "
-        "data, one a line",
+        "data, one per line",
         "6: repository.recipient_file: unknown key, did you mean recipients_file?; expected one of url, "
         "endpoint, region, addressing, profile, credentials_file, ca_bundle, storage_class, encryption, kms_key, "
         "upload_limit, lock, recipients_file, identity_file, identity_command, passphrase_file, passphrase_command, "
         "meta_key_file",
         "8: repository.meta_key_file: names the same file as identity_file; expected a file of its own",
-        "9: repository.region: means nothing for a directory; expected a url of s3://bucket/prefix",
+        "9: repository.region: means nothing for a directory; expected a url such as s3://bucket/prefix",
         "12: protect.volumes[0]: has both name and match; expected either name or match",
         '13: protect.volumes[1].match: found "a[", where a [ is not closed; expected a pattern of volume '
         "names such as 'media_*'",
         '13: protect.volumes[1].trusted_xattrs: found the text "yes"; expected true or false',
-        '14: protect.volumes[2].name: the text "data" stands here twice; expected every target once (first in line 12)',
+        '14: protect.volumes[2].name: the text "data" is listed twice; expected each target once (first on line 12)',
         "15: protect.volumes[2].exclude[0]: found the number 1; expected a pattern in .gitignore syntax such "
         "as '*.tmp' or 'cache/**'",
         '15: protect.volumes[2].exclude[1]: found "#x", which is a comment (write \\# for a name that starts '
@@ -220,8 +199,8 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
         "trusted_xattrs",
         '19: protect.images[0].ref: found the text "UPPER"; expected an image reference such as postgres:15 '
         "or registry.example.com/shop/api@sha256:...",
-        '21: protect.images[2].ref: the text "api:latest" stands here twice; expected every target once '
-        "(first in line 20)",
+        '21: protect.images[2].ref: the text "api:latest" is listed twice; expected each target once '
+        "(first on line 20)",
         "22: retention.keep_last: found the number 1.5; expected a whole number, 0 or more",
         '22: retention.keep_within: found the text "2 days"; expected a duration such as 15m, 24h, 7d or 2w',
         "22: retention.min_keep: found the number -1; expected a whole number, 0 or more",
@@ -336,18 +315,30 @@ def test_no_key_to_open_the_repository(tmp_path: Path) -> None:
     assert load(VALID.replace("identity_file", "meta_key_file"), tmp_path).repository.identity_file is None
 
 
+def test_a_file_and_a_program_for_the_same_key(tmp_path: Path) -> None:
+    line = "  identity_file: /etc/drkit/identity.txt\n"
+    more = "  identity_command: [pass, a]\n  passphrase_file: p\n  passphrase_command: [pass, b]\n"
+    assert problems(VALID.replace(line, line + more), tmp_path) == [
+        "policy.yaml:7: repository.identity_command: given as well as identity_file; expected only one of the two "
+        "(first on line 6)",
+        "policy.yaml:9: repository.passphrase_command: given as well as passphrase_file; expected only one of the two "
+        "(first on line 8)",
+    ]
+
+
 @pytest.mark.parametrize("rules", ["{}", "{keep_last: 0}", "{min_keep: 3}", "{keep_last: 0, keep_within: null}"])
 def test_a_retention_that_keeps_nothing(tmp_path: Path, rules: str) -> None:
     assert problem(f"{VALID}retention: {rules}\n", tmp_path) == (
-        "policy.yaml:10: retention: keeps nothing; expected at least one keep_ rule, or no retention to keep all"
+        "policy.yaml:10: retention: keeps nothing; expected at least one keep_ rule, or no retention section, "
+        "which keeps everything"
     )
 
 
 def test_the_same_pattern_twice(tmp_path: Path) -> None:
     text = VALID.replace("- name: shop_data", '- match: "a*"\n    - match: "a*"')
     assert problem(text, tmp_path) == (
-        'policy.yaml:10: protect.volumes[1].match: the text "a*" stands here twice; expected every target once '
-        "(first in line 9)"
+        'policy.yaml:10: protect.volumes[1].match: the text "a*" is listed twice; expected each target once '
+        "(first on line 9)"
     )
 
 
@@ -382,15 +373,15 @@ def test_secrets_are_not_repeated(tmp_path: Path) -> None:
 def test_duplicate_keys_are_refused_on_every_level(tmp_path: Path) -> None:
     text = VALID.replace("  url:", "  url: /first\n  url:") + "      name: other\nname: again\n"
     assert problems(text, tmp_path) == [
-        "policy.yaml:5: repository.url: given twice, first in line 4; expected every key once",
-        "policy.yaml:11: protect.volumes[0].name: given twice, first in line 10; expected every key once",
-        "policy.yaml:12: name: given twice, first in line 2; expected every key once",
+        "policy.yaml:5: repository.url: given twice, first on line 4; expected each key once",
+        "policy.yaml:11: protect.volumes[0].name: given twice, first on line 10; expected each key once",
+        "policy.yaml:12: name: given twice, first on line 2; expected each key once",
     ]
 
 
 def test_keys_that_are_no_text(tmp_path: Path) -> None:
     said = problems(f"{VALID}1: a\n? [x]\n: b\n~: c\n", tmp_path)
-    assert said == [f"policy.yaml:{line}: a key that is no text; expected a plain word" for line in (10, 11, 13)]
+    assert said == [f"policy.yaml:{line}: a key that is not text; expected a plain word" for line in (10, 11, 13)]
 
 
 def test_keys_that_hide_control_characters(tmp_path: Path) -> None:
@@ -402,7 +393,7 @@ def test_half_a_surrogate_pair(tmp_path: Path) -> None:
     text = VALID.replace("/var/backups/drkit", '"a\\uD800"') + '"\\uD800": 1\n'
     assert problems(text, tmp_path) == [
         "policy.yaml:4: repository.url: half a surrogate pair; expected text that UTF-8 can hold",
-        "policy.yaml:10: a key that is no text; expected a plain word",
+        "policy.yaml:10: a key that is not text; expected a plain word",
     ]
 
 
@@ -449,14 +440,14 @@ def test_an_alias_bomb(tmp_path: Path) -> None:
     before = time.monotonic()
     said = problems("\n".join(levels) + "\n" + VALID, tmp_path)
     assert time.monotonic() - before < 5
-    assert any("aliases make more than 10000 values" in line for line in said)
+    assert any("aliases expand to more than 10000 values" in line for line in said)
     assert len(said) < 20
 
 
 def test_an_alias_inside_itself(tmp_path: Path) -> None:
     said = problems(VALID.replace("  volumes:\n", "  images: &a [*a]\n  volumes:\n"), tmp_path)
     assert said == [
-        "policy.yaml:8: protect.images[0]: an alias that contains itself; expected it written out",
+        "policy.yaml:8: protect.images[0]: an alias that contains itself; expected plain YAML",
     ]
 
 
@@ -664,9 +655,15 @@ def test_every_key_of_s3(tmp_path: Path) -> None:
             'upload_limit: found the text "0MB"; expected a size such as 500MB, 20MiB or 4G, more than nothing',
         ),
         ("storage_class: ia", 'found the text "ia"; expected an S3 storage class such as STANDARD_IA'),
-        ("storage_class: DEEP_ARCHIVE", 'the text "DEEP_ARCHIVE" is an archive that cannot be read at once'),
+        (
+            "storage_class: DEEP_ARCHIVE",
+            'the text "DEEP_ARCHIVE" is an archive class, which cannot be read immediately',
+        ),
         ("lock: 30d", 'lock: found the text "30d"; expected a mapping with the keys mode, period'),
-        ("lock: {mode: governance}", "lock.period: is missing; expected how long, from its writing on"),
+        (
+            "lock: {mode: governance}",
+            "lock.period: is missing; expected how long an object stays locked after it is written",
+        ),
         ("lock: {mode: legal, period: 1d}", 'mode: found the text "legal"; expected one of governance, compliance'),
         ("lock: {mode: governance, period: 0d}", "lock.period: found"),
         ("profile: a b", 'found the text "a b"; expected the name of a profile in an AWS credentials file'),
@@ -693,7 +690,7 @@ def test_what_is_wrong_with_a_key_of_s3(tmp_path: Path, key: str, what: str) -> 
 )
 def test_keys_of_s3_mean_nothing_for_a_directory(tmp_path: Path, key: str) -> None:
     found = problem(S3_POLICY.format(url="/srv/backups", keys=f"  {key}"), tmp_path)
-    assert "means nothing for a directory; expected a url of s3://bucket/prefix" in found
+    assert "means nothing for a directory; expected a url such as s3://bucket/prefix" in found
 
 
 def test_a_mirror_takes_the_keys_of_a_place_and_no_keys_of_its_own(tmp_path: Path) -> None:

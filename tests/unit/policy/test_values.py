@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from drkit.policy import values
+from drkit.policy import helper, place, protect, s3, schema, values
 from drkit.policy.durations import parse_duration
 from drkit.policy.problem import describe, key_path
 from drkit.policy.values import Unexpected
@@ -40,13 +41,19 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
 
-TAKEN: list[tuple[Callable[[object], object], Sequence[object]]] = [
-    (values.name, ["a", "shop", "a-b.c_d", "0", "a" * 63]),
-    (values.host, ["web-1", "Web.Example.COM", "9"]),
-    (values.volume_name, ["ab", "shop_postgres-data", "A.b", "0123", "a" * 255, "f" * 64]),
-    (values.volume_glob, ["*", "media_*", "?b", "[ab]*", "[!a]x", "a-[0-9]", "[]]x", "[!]]", "a[b-c][d]", "plain"]),
+def check(declared: Any, value: object) -> object:
+    """What a declared type makes of a value."""
+    _, rule = get_args(declared)
+    return rule.check(value)
+
+
+TAKEN: list[tuple[Any, Sequence[object]]] = [
+    (schema.Name, ["a", "shop", "a-b.c_d", "0", "a" * 63]),
+    (schema.Host, ["web-1", "Web.Example.COM", "9"]),
+    (protect.VolumeName, ["ab", "shop_postgres-data", "A.b", "0123", "a" * 255, "f" * 64]),
+    (protect.VolumeGlob, ["*", "media_*", "?b", "[ab]*", "[!a]x", "a-[0-9]", "[]]x", "[!]]", "a[b-c][d]", "plain"]),
     (
-        values.image_ref,
+        values.ImageRef,
         [
             "postgres",
             "postgres:15",
@@ -60,24 +67,24 @@ TAKEN: list[tuple[Callable[[object], object], Sequence[object]]] = [
             f"host/postgres:15@{DIGEST}",
         ],
     ),
-    (values.helper_image, ["auto", "alpine:3.20", f"alpine@{DIGEST}"]),
-    (values.exclude, ["*.tmp", "cache/**", "/cache/", "!kept", "\\#odd", "a b", "Grüße"]),
-    (values.exclude, ["a\\\\", "a\\ ", "**"]),
-    (values.region, ["eu-central-1", "us-east-1", "auto"]),
-    (values.endpoint, ["http://127.0.0.1:9000", "https://s3.example.com", "https://s3.example.com/", "http://[::1]:9"]),
-    (values.addressing, ["auto", "path", "virtual"]),
-    (values.encryption, ["sse-s3", "kms"]),
-    (values.storage_class, ["STANDARD", "STANDARD_IA", "ONEZONE_IA"]),
-    (values.profile, ["default", "backup-1", "a.b@c"]),
-    (values.kms_key, ["alias/backups", "arn:aws:kms:eu-central-1:1:key/a-b"]),
-    (values.count, [0, 1, 10**9]),
+    (helper.HelperImage, ["auto", "alpine:3.20", f"alpine@{DIGEST}"]),
+    (protect.Exclude, ["*.tmp", "cache/**", "/cache/", "!kept", "\\#odd", "a b", "Grüße"]),
+    (protect.Exclude, ["a\\\\", "a\\ ", "**"]),
+    (s3.Region, ["eu-central-1", "us-east-1", "auto"]),
+    (s3.Endpoint, ["http://127.0.0.1:9000", "https://s3.example.com", "https://s3.example.com/", "http://[::1]:9"]),
+    (s3.Addressing, ["auto", "path", "virtual"]),
+    (s3.Encryption, ["sse-s3", "kms"]),
+    (s3.StorageClass, ["STANDARD", "STANDARD_IA", "ONEZONE_IA"]),
+    (s3.Profile, ["default", "backup-1", "a.b@c"]),
+    (s3.KmsKey, ["alias/backups", "arn:aws:kms:eu-central-1:1:key/a-b"]),
+    (values.Count, [0, 1, 10**9]),
 ]
 
-REFUSED: list[tuple[Callable[[object], object], Sequence[object]]] = [
-    (values.name, ["", "A", "-a", "a-", "a b", "a/b", "a\n", "é", "a" * 64, "..", None, 1, True, [], {}]),
-    (values.host, ["", "-a", "a_", "a b", "a/b", "a\n", None, 1]),
+REFUSED: list[tuple[Any, Sequence[object]]] = [
+    (schema.Name, ["", "A", "-a", "a-", "a b", "a/b", "a\n", "é", "a" * 64, "..", None, 1, True, [], {}]),
+    (schema.Host, ["", "-a", "a_", "a b", "a/b", "a\n", None, 1]),
     (
-        values.volume_name,
+        protect.VolumeName,
         [
             "",
             "a",
@@ -98,9 +105,9 @@ REFUSED: list[tuple[Callable[[object], object], Sequence[object]]] = [
             12,
         ],
     ),
-    (values.volume_glob, ["", "a b", "a/b", "[", "a[b", "[!", "[]", "[!]", "a[]", "a\n", "{a,b}", "é*", None, 1]),
+    (protect.VolumeGlob, ["", "a b", "a/b", "[", "a[b", "[!", "[]", "[!]", "a[]", "a\n", "{a,b}", "é*", None, 1]),
     (
-        values.image_ref,
+        values.ImageRef,
         [
             "",
             "UPPER",
@@ -123,30 +130,30 @@ REFUSED: list[tuple[Callable[[object], object], Sequence[object]]] = [
             1.4,
         ],
     ),
-    (values.helper_image, ["", "Auto", "AUTO", "a b", None, True]),
-    (values.exclude, ["", " ", "#x", "!", "/", "!/", "//", "a\\", "a\\\\\\", "a\nb", "a\0", None, 1, []]),
-    (values.region, ["", "EU", "a b", "-a", None]),
-    (values.endpoint, ["", "s3.example.com", "ftp://a", "https://", "https://a/b", "https://a?b", "https://a\n", None]),
-    (values.addressing, ["", "Path", None, True, []]),
-    (values.encryption, ["", "AES256", None, True]),
-    (values.storage_class, ["", "standard", "A B", None]),
-    (values.profile, ["", "-a", "a\nb", None]),
-    (values.kms_key, ["", " a", "a b", "a\n", None]),
-    (values.size, ["", "0MB", "0", "M", "1.5MB", "-1MB", "1 MB", "1mB", "1Mi", "1234567890123", 5, None, True]),
-    (values.count, [-1, True, False, 1.0, "1", None, []]),
-    (values.duration, ["48", 48, None, "0h"]),
+    (helper.HelperImage, ["", "Auto", "AUTO", "a b", None, True]),
+    (protect.Exclude, ["", " ", "#x", "!", "/", "!/", "//", "a\\", "a\\\\\\", "a\nb", "a\0", None, 1, []]),
+    (s3.Region, ["", "EU", "a b", "-a", None]),
+    (s3.Endpoint, ["", "s3.example.com", "ftp://a", "https://", "https://a/b", "https://a?b", "https://a\n", None]),
+    (s3.Addressing, ["", "Path", None, True, []]),
+    (s3.Encryption, ["", "AES256", None, True]),
+    (s3.StorageClass, ["", "standard", "A B", None]),
+    (s3.Profile, ["", "-a", "a\nb", None]),
+    (s3.KmsKey, ["", " a", "a b", "a\n", None]),
+    (values.Size, ["", "0MB", "0", "M", "1.5MB", "-1MB", "1 MB", "1mB", "1Mi", "1234567890123", 5, None, True]),
+    (values.Count, [-1, True, False, 1.0, "1", None, []]),
+    (values.Duration, ["48", 48, None, "0h"]),
 ]
 
 
-@pytest.mark.parametrize(("check", "value"), [(check, value) for check, many in TAKEN for value in many])
-def test_taken(check: Callable[[object], object], value: object) -> None:
-    assert check(value) == value
+@pytest.mark.parametrize(("declared", "value"), [(declared, value) for declared, many in TAKEN for value in many])
+def test_taken(declared: Any, value: object) -> None:
+    assert check(declared, value) == value
 
 
-@pytest.mark.parametrize(("check", "value"), [(check, value) for check, many in REFUSED for value in many])
-def test_refused(check: Callable[[object], object], value: object) -> None:
+@pytest.mark.parametrize(("declared", "value"), [(declared, value) for declared, many in REFUSED for value in many])
+def test_refused(declared: Any, value: object) -> None:
     with pytest.raises(Unexpected) as caught:
-        check(value)
+        check(declared, value)
     assert caught.value.expected
     assert (caught.value.found or "").isprintable()
 
@@ -162,7 +169,7 @@ def test_refused(check: Callable[[object], object], value: object) -> None:
     ],
 )
 def test_repository_urls(value: str, expected: str) -> None:
-    assert values.repository_url(value, BASE) == expected
+    assert place.repository_url(value, BASE) == expected
 
 
 @pytest.mark.parametrize(
@@ -183,16 +190,17 @@ def test_repository_urls(value: str, expected: str) -> None:
 )
 def test_what_is_no_repository_url(value: object) -> None:
     with pytest.raises(Unexpected):
-        values.repository_url(value, BASE)
+        place.repository_url(value, BASE)
 
 
 @pytest.mark.parametrize(
     "url", ["https://key:SECRET@host/bucket", "s3://key:SECRET@bucket", "rest:http://u:SECRET@host/", "http://SECRET@h"]
 )
 def test_credentials_in_a_url_are_not_repeated(url: str) -> None:
-    for check in (lambda value: values.repository_url(value, BASE), values.endpoint):
+    refusals: list[Callable[[], object]] = [lambda: place.repository_url(url, BASE), lambda: check(s3.Endpoint, url)]
+    for refuse in refusals:
         with pytest.raises(Unexpected) as caught:
-            check(url)
+            refuse()
         assert caught.value.found == "a URL with a user name in it"
 
 
@@ -223,7 +231,7 @@ def test_what_is_no_file_path(value: object) -> None:
     ],
 )
 def test_default_tag(ref: str, expected: str) -> None:
-    assert values.with_default_tag(ref) == expected
+    assert protect.with_default_tag(ref) == expected
 
 
 @pytest.mark.parametrize(
@@ -255,4 +263,4 @@ def test_key_path() -> None:
     ("text", "count"), [("1kB", 1000), ("1KB", 1000), ("1KiB", 1024), ("20MiB", 20 << 20), ("999999GB", 999999 * 10**9)]
 )
 def test_sizes(text: str, count: int) -> None:
-    assert values.size(text) == count
+    assert check(values.Size, text) == count

@@ -11,10 +11,12 @@ import pytest
 import zstandard
 
 from drkit.errors import AccessDenied, IntegrityError, ObjectNotFound
+from drkit.repository import pack_reader
 from drkit.repository.chunks import MAX_CHUNK_SIZE, ChunkSealer
 from drkit.repository.format.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters, cut_lengths
 from drkit.repository.format.compression import compress, decompress
 from drkit.repository.format.digest import keyed_digest, keyed_hasher
+from drkit.repository.format.names import check_content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import (
     DATA_MAGIC,
@@ -23,12 +25,10 @@ from drkit.repository.format.packs import (
     TRAILER,
     Entry,
     PackBuilder,
-    check_pack_bytes,
     decode_entries,
     pack_buffer,
     pack_id_of,
     pack_key,
-    read_directory,
 )
 from drkit.repository.index import (
     INDEX_PREFIX,
@@ -38,11 +38,12 @@ from drkit.repository.index import (
     decode_packs,
     encode_packs,
     get_index,
-    load_index,
+    index_for_reading,
+    index_for_writing,
     put_index,
-    salvage_index,
 )
 from drkit.repository.keys.wraps import TREE_KEY_ID, KeyRing, MetaKeys, data_key_prefix
+from drkit.repository.pack_reader import read_directories, read_directory
 from tests.support.memory_storage import MemoryStorage
 
 REPOSITORY = bytes(range(16))
@@ -220,12 +221,23 @@ def stored_pack(storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSeal
     return PackListing(pack_id, builder.size, builder.entries)
 
 
+def directory(storage: MemoryStorage, objects: ObjectSealer, pack_id: bytes) -> list[Entry]:
+    return read_directory(storage, objects, pack_id, storage.stat(pack_key(pack_id)).size)
+
+
+@pytest.fixture(params=[16 * 1024, 150, 12])
+def _read_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small pack is read at once, a larger one by its end, which may hold the whole directory or just the trailer."""
+    monkeypatch.setattr(pack_reader, "TAIL_SIZE", request.param)
+
+
+@pytest.mark.usefixtures("_read_size")
 def test_a_pack_tells_what_is_in_it(storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer) -> None:
     contents = [b"one", b"two" * 1000, b"three"]
     pack = stored_pack(storage, chunks, objects, *contents)
-    assert read_directory(storage, objects, pack.pack_id) == pack.entries
+    assert directory(storage, objects, pack.pack_id) == pack.entries
     body = storage.objects[pack_key(pack.pack_id)]
-    check_pack_bytes(pack.pack_id, body)
+    check_content_name(pack_key(pack.pack_id), body)
     for entry, data in zip(pack.entries, contents, strict=True):
         sealed = body[entry.offset : entry.offset + entry.sealed_size]
         assert chunks.open(entry.chunk_id, sealed, entry.key_id, entry.size) == data
@@ -247,8 +259,8 @@ def test_a_buffer_serves_for_one_pack_after_another(
         builder.add(name, KEY_ID, chunks.seal(name, b"data" * number * 100 + b".", KEY_ID), number * 400 + 1)
         pack_id = builder.finish(objects)
         storage.put(pack_key(pack_id), builder.body)
-        assert read_directory(storage, objects, pack_id) == builder.entries
-        check_pack_bytes(pack_id, storage.objects[pack_key(pack_id)])
+        assert directory(storage, objects, pack_id) == builder.entries
+        check_content_name(pack_key(pack_id), storage.objects[pack_key(pack_id)])
 
 
 def test_a_pack_grows_beyond_its_buffer(storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer) -> None:
@@ -258,7 +270,7 @@ def test_a_pack_grows_beyond_its_buffer(storage: MemoryStorage, chunks: ChunkSea
         builder.add(bytes([number]) * 32, KEY_ID, sealed, 1)
     pack_id = builder.finish(objects)
     storage.put(pack_key(pack_id), builder.body)
-    assert read_directory(storage, objects, pack_id) == builder.entries
+    assert directory(storage, objects, pack_id) == builder.entries
     assert all(storage.get(pack_key(pack_id), entry.offset, len(sealed)) == sealed for entry in builder.entries)
 
 
@@ -278,6 +290,7 @@ def other_salt(body: bytes) -> bytes:
     return body[:8] + bytes(16) + body[HEADER_SIZE:]
 
 
+@pytest.mark.usefixtures("_read_size")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -299,16 +312,20 @@ def test_damaged_packs(
     key = pack_key(pack.pack_id)
     storage.objects[key] = damage(storage.objects[key])
     with pytest.raises(IntegrityError) as caught:
-        read_directory(storage, objects, pack.pack_id)
+        directory(storage, objects, pack.pack_id)
     assert caught.value.object_name == key
     assert key in caught.value.message
     with pytest.raises(IntegrityError, match="damaged"):
-        check_pack_bytes(pack.pack_id, storage.objects[key])
+        check_content_name(key, storage.objects[key])
+    [(_, found)] = read_directories(storage, objects, {pack.pack_id: len(storage.objects[key])})
+    assert isinstance(found, IntegrityError)
+    assert found.object_name == key
 
 
 def test_a_missing_pack(storage: MemoryStorage, objects: ObjectSealer) -> None:
     with pytest.raises(ObjectNotFound):
-        read_directory(storage, objects, bytes(32))
+        read_directory(storage, objects, bytes(32), 1000)
+    assert list(read_directories(storage, objects, {bytes(32): 1000})) == []
 
 
 @pytest.mark.parametrize(
@@ -316,8 +333,7 @@ def test_a_missing_pack(storage: MemoryStorage, objects: ObjectSealer) -> None:
 )
 def test_names_that_no_pack_has(key: str) -> None:
     assert pack_id_of(pack_key(b"\xab" * 32)) == b"\xab" * 32
-    with pytest.raises(IntegrityError, match="no name of a pack"):
-        pack_id_of(key)
+    assert pack_id_of(key) is None
 
 
 def test_lists_of_chunks_have_whole_entries() -> None:
@@ -325,7 +341,7 @@ def test_lists_of_chunks_have_whole_entries() -> None:
     packed = ENTRY.pack(*entry)
     assert len(packed) == 60
     assert decode_entries(packed * 2, source="x") == [entry, entry]
-    with pytest.raises(IntegrityError, match="no whole number of entries"):
+    with pytest.raises(IntegrityError, match="not hold a whole number of entries"):
         decode_entries(packed[:-1], source="x")
 
 
@@ -342,9 +358,9 @@ def listing(number: int, entries: int, first: int = 0) -> PackListing:
 
 def test_index_objects_are_bounded() -> None:
     packs = [listing(number, 30_000) for number in range(8)] + [listing(8, MAX_ENTRIES + 1), listing(9, 0)]
-    payloads = list(encode_packs(packs))
-    assert [pack for payload in payloads for pack in decode_packs(payload, source="x")] == packs
-    assert [sum(len(p.entries) for p in decode_packs(payload, source="x")) for payload in payloads] == [
+    payloads = list(encode_packs(pack.packed() for pack in packs))
+    assert [pack.listing() for payload in payloads for pack in decode_packs(payload, source="x")] == packs
+    assert [sum(pack.chunks for pack in decode_packs(payload, source="x")) for payload in payloads] == [
         90_000,
         90_000,
         60_000,
@@ -355,7 +371,7 @@ def test_index_objects_are_bounded() -> None:
 
 
 def test_index_objects_that_end_early() -> None:
-    [payload] = encode_packs([listing(1, 3)])
+    [payload] = encode_packs([listing(1, 3).packed()])
     assert list(decode_packs(b"", source="x")) == []
     for cut in range(1, len(payload)):
         with pytest.raises(IntegrityError, match="ends within a pack"):
@@ -381,26 +397,26 @@ def test_the_index_finds_chunks() -> None:
 def test_a_writer_passes_over_chunks_whose_key_is_gone_or_condemned(
     storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer
 ) -> None:
-    put_index(storage, objects, [stored_pack(storage, chunks, objects, b"one")])
-    assert len(load_index(storage, objects)[0]) == 1
-    assert len(load_index(storage, objects, without=frozenset({bytes(32)}))[0]) == 0
+    put_index(storage, objects, [stored_pack(storage, chunks, objects, b"one").packed()])
+    assert len(index_for_writing(storage, objects)[0]) == 1
+    assert len(index_for_writing(storage, objects, without=frozenset({bytes(32)}))[0]) == 0
     del storage.objects[WRAP]
-    assert len(load_index(storage, objects)[0]) == 0
+    assert len(index_for_writing(storage, objects)[0]) == 0
 
 
 def test_the_index_is_all_index_objects(storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer) -> None:
     one, two = (stored_pack(storage, chunks, objects, data) for data in (b"one", b"two"))
-    put_index(storage, objects, [one])
-    put_index(storage, objects, [two])
+    put_index(storage, objects, [one.packed()])
+    put_index(storage, objects, [two.packed()])
     put_index(storage, objects, [])
     names = [key for key in storage.objects if key.startswith(INDEX_PREFIX)]
     assert len(names) == 2
     for name in names:
         assert name == INDEX_PREFIX + hashlib.sha256(storage.objects[name]).hexdigest()
-        assert get_index(storage, objects, name) in ([one], [two])
-    index, damage = load_index(storage, objects)
+        assert get_index(storage, objects, name) in ([one.packed()], [two.packed()])
+    index, damage = index_for_writing(storage, objects)
     assert (len(index), damage) == (2, [])
-    index, _ = load_index(storage, objects, without=frozenset([one.pack_id]))
+    index, _ = index_for_writing(storage, objects, without=frozenset([one.pack_id]))
     assert [name in index for name in (one.entries[0].chunk_id, two.entries[0].chunk_id)] == [False, True]
 
 
@@ -408,10 +424,10 @@ def test_a_writer_counts_only_on_packs_that_are_there(
     storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer
 ) -> None:
     packs = [stored_pack(storage, chunks, objects, data) for data in (b"one", b"two", b"three")]
-    put_index(storage, objects, packs)
+    put_index(storage, objects, [pack.packed() for pack in packs])
     del storage.objects[pack_key(packs[0].pack_id)]
     storage.objects[pack_key(packs[1].pack_id)] += b"x"
-    index, damage = load_index(storage, objects)
+    index, damage = index_for_writing(storage, objects)
     assert list(index.pack_sizes) == [packs[2].pack_id]
     assert damage == []
 
@@ -421,13 +437,13 @@ def test_a_reader_gets_along_without_a_damaged_index(
 ) -> None:
     packs = [stored_pack(storage, chunks, objects, data) for data in (b"one", b"two")]
     for pack in packs:
-        put_index(storage, objects, [pack])
+        put_index(storage, objects, [pack.packed()])
     name = next(key for key in storage.objects if key.startswith(INDEX_PREFIX))
     storage.objects[name] = storage.objects[name][:-1]
-    index, damage = salvage_index(storage, objects)
+    index, damage = index_for_reading(storage, objects)
     assert len(index) == 2
     assert [error.object_name for error in damage] == [name]
-    index, damage = load_index(storage, objects)
+    index, damage = index_for_writing(storage, objects)
     assert (len(index), [error.object_name for error in damage]) == (1, [name])
 
 
@@ -435,10 +451,10 @@ def test_a_chunk_in_two_packs_is_read_from_the_one_that_is_left(
     storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer
 ) -> None:
     packs = [stored_pack(storage, chunks, objects, b"same") for _ in range(2)]
-    put_index(storage, objects, packs)
+    put_index(storage, objects, [pack.packed() for pack in packs])
     for gone, left in [(0, 1), (1, 0)]:
         body = storage.objects.pop(pack_key(packs[gone].pack_id))
-        index, _ = salvage_index(storage, objects)
+        index, _ = index_for_reading(storage, objects)
         location = index.get(packs[0].entries[0].chunk_id)
         assert location is not None
         assert location.pack_id == packs[left].pack_id

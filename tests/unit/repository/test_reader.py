@@ -11,18 +11,18 @@ from drkit.repository.format.snapshot import Target
 from drkit.repository.format.tree import EXTENT
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
+from drkit.storage.base import Traits
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import Content, create, random_content, read_content, write_snapshot
 
 
 def stored(rng: random.Random, request_size: int) -> tuple[FaultyStorage, Repository, Target, Content]:
-    inner = MemoryStorage()
+    inner = MemoryStorage(Traits(request_size=request_size))
     repository, identity = create(inner)
     content = random_content(rng, 30)
     snapshot = write_snapshot(repository, [identity.recipient], "run", {"data": content})
     storage = FaultyStorage(inner)
-    storage.request_size = request_size
     return storage, Repository.open(storage, [identity]), snapshot.targets[0], content
 
 

@@ -362,8 +362,8 @@ def test_a_fenced_run_does_not_commit(made: Made, rng: random.Random) -> None:
 class LostReply(MemoryStorage):
     """Its client repeats a put whose answer was lost: the object is there then, and it is our own."""
 
-    def put(self, key: str, data: Any) -> None:
-        super().put(key, data)
+    def put(self, key: str, data: Any, *, locked: bool = True) -> None:
+        super().put(key, data, locked=locked)
         if key.startswith("snapshots/"):
             raise ObjectExists(f"object {key} exists already in {self.url}")
 

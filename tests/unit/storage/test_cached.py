@@ -11,7 +11,6 @@ import pytest
 
 from drkit.errors import ObjectNotFound, StorageUnavailable
 from drkit.repository.repository import Repository
-from drkit.storage import Storage
 from drkit.storage.cached import PREFIXES, CachedStorage
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.memory_storage import MemoryStorage
@@ -117,7 +116,7 @@ def test_data_and_ranges_are_not_copied(inner: FaultyStorage, cached: CachedStor
     assert gets(inner) == ["packs/aa/1", "index/1"] * 2
 
 
-def test_what_cannot_be_fetched_ahead_is_told_to_who_gets_it(inner: FaultyStorage, cached: CachedStorage) -> None:
+def test_what_cannot_be_fetched_ahead_is_raised_by_the_later_get(inner: FaultyStorage, cached: CachedStorage) -> None:
     inner.put("snapshots/1", b"one")
     inner.put("snapshots/2", b"two")
     keys = listed(cached)
@@ -157,7 +156,7 @@ def test_damaged_copies_do_no_harm(inner: FaultyStorage, path: Path, damage: str
         gets(inner)
         cached = CachedStorage(inner, path)
         assert [cached.get(key) for key in listed(cached)] == [b"the record"]
-        assert gets(inner) == []  # they have been made anew
+        assert gets(inner) == []  # they have been recreated
 
 
 def test_a_repository_behind_copies_is_the_same(
@@ -176,17 +175,3 @@ def test_a_repository_behind_copies_is_the_same(
     assert not [key for key in gets(inner) if key.startswith(PREFIXES)]
     write_snapshot(Repository.open(again, [identity]), [identity.recipient], "4", {"v": content})
     assert set(read_everything(Repository.open(inner, [identity]))) == {"1", "2", "3", "4"}
-
-
-def test_whatever_a_storage_can_do_is_passed_on() -> None:
-    """A method that the base class answers by itself would silently do nothing for a repository behind copies."""
-    can = {name for name, value in vars(Storage).items() if callable(value) and not name.startswith("_")}
-    assert can <= vars(CachedStorage).keys()
-
-
-def test_whatever_a_storage_says_of_itself_is_said(inner: FaultyStorage, path: Path) -> None:
-    said = set(Storage.__annotations__)
-    for number, name in enumerate(sorted(said - {"create_only"})):
-        setattr(inner, name, f"something else {number}")
-    cached = CachedStorage(inner, path)
-    assert {name: getattr(cached, name) for name in said} == {name: getattr(inner, name) for name in said}

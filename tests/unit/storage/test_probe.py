@@ -20,7 +20,7 @@ from drkit.repository.writer import RunWriter
 from drkit.storage import ObjectInfo, open_storage
 from drkit.storage.base import Data, StoreInfo
 from drkit.storage.local.files import file_system_type
-from drkit.storage.probe import Capabilities, probe
+from drkit.storage.probe import Capabilities, probe_storage
 from tests.support.memory_storage import MemoryStorage
 from tests.support.pruning import ALL, FastClock
 from tests.support.repositories import NOW, create, write_snapshot
@@ -29,9 +29,9 @@ from tests.support.repositories import NOW, create, write_snapshot
 class Overwriting(MemoryStorage):
     """Ignores that a key is taken, as radosgw does in a bucket with versioning; unless it looks first."""
 
-    def put(self, key: str, data: Data) -> None:
-        if not self.create_only:
-            super().put(key, data)
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        if not self.traits.create_only:
+            super().put(key, data, locked=locked)
         else:
             self.objects[key] = bytes(data)
 
@@ -39,7 +39,7 @@ class Overwriting(MemoryStorage):
 class Racing(MemoryStorage):
     """Looks, then writes: right as long as nobody else does the same."""
 
-    def put(self, key: str, data: Data) -> None:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         if key in self.objects:
             raise ObjectExists(key)
         time.sleep(0.005)
@@ -49,10 +49,10 @@ class Racing(MemoryStorage):
 class NoConditions(MemoryStorage):
     """Does not know conditional writes at all."""
 
-    def put(self, key: str, data: Data) -> None:
-        if self.create_only:
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        if self.traits.create_only:
             raise StorageUnavailable("cannot store: the server answers 501 NotImplemented", hint="Do without.")
-        super().put(key, data)
+        super().put(key, data, locked=locked)
 
 
 class Forgetful(MemoryStorage):
@@ -76,11 +76,11 @@ class Ranges(MemoryStorage):
 
 def test_a_good_store(tmp_path: Path) -> None:
     for storage in (MemoryStorage(), open_storage(str(tmp_path / "repository"), create=True)):
-        found = probe(storage)
+        found = probe_storage(storage)
         assert (found.create_only, found.atomic, found.listing, found.ranges, found.deletes) == (True,) * 5
         assert found.unsafe is None
         assert found.unusable is None
-        assert storage.create_only
+        assert storage.traits.create_only
         assert list(storage.list("")) == []
 
 
@@ -94,23 +94,24 @@ def test_a_good_store(tmp_path: Path) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, MemoryStorage) else "",
 )
 def test_a_store_for_a_single_writer(storage: MemoryStorage, reason: str) -> None:
-    found = probe(storage)
+    found = probe_storage(storage)
     assert found.unsafe is not None
     assert reason in found.unsafe
     assert found.unusable is None
     assert storage.objects == {}
-    assert storage.create_only == (not isinstance(storage, NoConditions))
+    assert storage.traits.create_only, "the probe left the storage as it was"
+    assert any("conditional writes" in note for note in found.notes) == isinstance(storage, NoConditions)
 
 
 @pytest.mark.parametrize(("storage", "reason"), [(Forgetful(), "listing"), (Ranges(), "a part of an object")])
 def test_a_store_for_no_repository(storage: MemoryStorage, reason: str, tmp_path: Path) -> None:
-    found = probe(storage)
+    found = probe_storage(storage)
     assert found.unusable is not None
     assert reason in found.unusable
 
 
 def test_a_store_that_deletes_nothing() -> None:
-    found = probe(AppendOnly())
+    found = probe_storage(AppendOnly())
     assert not found.deletes
     assert "scratch objects" in found.notes[0]
     assert (found.unsafe, found.unusable) == (None, None)
@@ -149,7 +150,7 @@ def test_the_mode_is_in_the_config_and_authenticated() -> None:
     storage = Overwriting()
     repository, _ = single_writer_repository(storage)
     assert repository.single_writer
-    assert not storage.create_only
+    assert not repository.storage.traits.create_only
     assert b'"writers": "single"' in storage.objects["config"]
     storage.objects["config"] = storage.objects["config"].replace(b'"single"', b'"many"')
     with pytest.raises(Exception, match="does not authenticate"):
@@ -185,7 +186,7 @@ class Clock:
 
 def check_alone(repository: Repository, clock: Clock) -> None:
     repository.storage.put("sessions/me/0", b"x")
-    sole.require_sole_writer(
+    sole.require_single_writer(
         repository.storage, "me", single_writer=repository.single_writer, clock=lambda: clock.now, sleep=clock.sleep
     )
 

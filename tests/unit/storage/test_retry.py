@@ -8,71 +8,85 @@ import time
 import pytest
 
 from drkit.errors import AccessDenied, StorageUnavailable
+from drkit.events import Collected, Warned
 from drkit.storage.retry import Deadline, Retrier, RetryPolicy, TransientError
 from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
 QUICK = RetryPolicy(attempts=5, total=30, first_wait=0.001, longest_wait=0.002)
 
 
-def fails(times: int) -> tuple[list[int], object]:
-    seen: list[int] = []
+class Failing:
+    """An action that fails some times before it succeeds."""
 
-    def action(earlier: int) -> str:
-        seen.append(earlier)
-        if len(seen) <= times:
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self.times:
             raise TransientError(StorageUnavailable("it is busy", hint="Wait."))
         return "done"
 
-    return seen, action
-
 
 @pytest.mark.parametrize("times", [0, 1, 4])
-def test_what_passes_is_tried_again(times: int) -> None:
+def test_what_may_pass_is_tried_again(times: int) -> None:
     retrier = Retrier(QUICK)
-    seen, action = fails(times)
-    assert retrier.run("test", action) == "done"  # type: ignore[arg-type]
-    assert seen == list(range(times + 1))
+    action = Failing(times)
+    assert retrier.run("test", action) == "done"
+    assert action.calls == times + 1
     assert retrier.retries == times
 
 
 def test_what_does_not_pass_raises_its_error_and_says_how_often_it_was_tried() -> None:
     retrier = Retrier(QUICK)
-    seen, action = fails(99)
+    action = Failing(99)
     with pytest.raises(StorageUnavailable, match=r"it is busy \(given up after 5 attempts in 0 s\)") as caught:
-        retrier.run("test", action)  # type: ignore[arg-type]
-    assert len(seen) == 5
+        retrier.run("test", action)
+    assert action.calls == 5
     assert retrier.retries == 4
     assert caught.value.hint == "Wait."
     assert str(caught.value) == caught.value.message
 
 
-def test_where_nobody_listens_it_gives_up_sooner_until_somebody_has_answered(caplog: pytest.LogCaptureFixture) -> None:
-    retrier = Retrier(RetryPolicy(attempts=9, refused=3, first_wait=0.001, longest_wait=0.002))
+def test_the_cause_of_the_last_failure_is_kept() -> None:
+    cause = OSError("reset")
 
-    def refused(earlier: int) -> None:
+    def action() -> None:
+        raise TransientError(StorageUnavailable("it is busy")) from cause
+
+    with pytest.raises(StorageUnavailable) as caught:
+        Retrier(QUICK).run("test", action)
+    assert caught.value.__cause__ is cause
+
+
+def test_where_nobody_listens_it_gives_up_sooner_until_somebody_has_answered() -> None:
+    events = Collected()
+    retrier = Retrier(RetryPolicy(attempts=9, refused=3, first_wait=0.001, longest_wait=0.002), events)
+
+    def refused() -> None:
         raise TransientError(StorageUnavailable("nobody is there"), refused=True)
 
     with pytest.raises(StorageUnavailable, match="given up after 3 attempts"):
         retrier.run("test", refused)
-    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.getMessage() == "test: attempt 2 of 9 failed: nobody is there; trying again"
-    assert retrier.run("test", lambda earlier: "done") == "done"
+    assert events.warnings == [Warned("test: attempt 2 of 9 failed: nobody is there; trying again")]
+    assert retrier.run("test", lambda: "done") == "done"
     with pytest.raises(StorageUnavailable, match="given up after 9 attempts"):
         retrier.run("test", refused)
 
 
 def test_time_is_a_limit_too() -> None:
     retrier = Retrier(RetryPolicy(attempts=10**6, total=0.2, first_wait=0.01, longest_wait=0.02))
-    seen, action = fails(10**6)
+    action = Failing(10**6)
     with pytest.raises(StorageUnavailable, match="given up"):
-        retrier.run("test", action)  # type: ignore[arg-type]
-    assert 1 < len(seen) < 1000
+        retrier.run("test", action)
+    assert 1 < action.calls < 1000
 
 
 def test_another_error_is_not_tried_again() -> None:
     calls = 0
 
-    def action(earlier: int) -> None:
+    def action() -> None:
         nonlocal calls
         calls += 1
         raise AccessDenied("no")
@@ -82,19 +96,19 @@ def test_another_error_is_not_tried_again() -> None:
     assert calls == 1
 
 
-def test_who_waits_is_told_from_the_second_failure_on(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    _, action = fails(4)
-    Retrier(QUICK).run("get config", action)  # type: ignore[arg-type]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"get config: attempt {number} of 5 failed: it is busy; trying again" for number in (2, 3, 4)
+def test_a_single_failure_is_common_and_the_second_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Where nobody gave events, they are in the log."""
+    caplog.set_level(logging.DEBUG)
+    Retrier(QUICK).run("get config", Failing(4))
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (level, f"get config: attempt {number} of 5 failed: it is busy; trying again")
+        for number, level in enumerate([logging.DEBUG, logging.WARNING, logging.INFO, logging.INFO], 1)
     ]
-    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO, logging.INFO]
 
 
 def test_a_deadline_grows_with_the_size() -> None:
-    patience = RetryPolicy(read=0.01, slowest=1000)
-    late, early = Deadline(patience, 10), Deadline(patience, 10**6)
+    policy = RetryPolicy(read=0.01, slowest=1000)
+    late, early = Deadline(policy, 10), Deadline(policy, 10**6)
     time.sleep(0.05)
     assert late.passed
     assert not early.passed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.engine.volumes import _FLUSH, _FLUSHED
+from drkit.engine.helper.writing import _FLUSH, _FLUSHED
 
 TELLS_IT_ONCE = """#!/bin/sh
 echo sync >>"$LOG"

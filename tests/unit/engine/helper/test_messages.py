@@ -1,4 +1,4 @@
-"""What tar and find really say: the lines here are made by the real tools where these can be made to say them."""
+"""What tar and find really print: the lines come from the real tools wherever a test can provoke them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from drkit.engine.helper.messages import TarReport, classify_tar_stderr, unescape
-from drkit.engine.volumes import TAR_CREATE, TAR_EXTRACT
+from drkit.engine.helper.reading import TAR_CREATE
+from drkit.engine.helper.writing import TAR_EXTRACT
 
 ODD = b"odd: \\ 'q' \"d\"\n\t\r\xff\x01 end"
 

@@ -206,7 +206,7 @@ def test_check_prune_and_copy_leave_it_alone(monkeypatch: pytest.MonkeyPatch) ->
     storage.objects["stranger"] = b""
     report = check_repository(repository)
     assert report.ok
-    assert report.notes == {"stranger": "no part of the repository"}
+    assert report.notes == {"stranger": "not part of the repository"}
     prune_now(repository)
     assert stored_programs(storage) == [about.key]
     make_mirror(repository, mirror)

@@ -24,7 +24,7 @@ from drkit.operations.keys import (
 from drkit.repository.check import check_repository
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.holders.custody import grant, read_custody, recipient_differences, replace_escrow
-from drkit.repository.holders.prove import prove_keys
+from drkit.repository.holders.every_key import open_every_key
 from drkit.repository.keys.identity import Identity, generate_identity, parse_identity
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder
 from drkit.repository.keys.wraps import META_PREFIX, put_escrow, put_key
@@ -136,7 +136,7 @@ def test_a_run_that_begins_meanwhile_is_not_forgotten(made: Made, bob: Identity,
     storage = FaultyStorage(made.storage, on_call=on_call)
     assert add_recipient(Repository.open(storage, [made.owner]), bob.recipient).made == 4
     writer[0].__exit__(None, None, None)
-    assert prove_keys(made.open(bob)).keys == 4
+    assert open_every_key(made.open(bob)).keys == 4
 
 
 def test_a_damaged_wrap_is_made_anew(made: Made, bob: Identity) -> None:
@@ -151,7 +151,7 @@ def test_a_damaged_wrap_is_made_anew(made: Made, bob: Identity) -> None:
 
 def test_a_storage_that_keeps_no_wrap_ends_it(made: Made, bob: Identity) -> None:
     class Forgetful(FaultyStorage):
-        def put(self, key: str, data: object) -> None:
+        def put(self, key: str, data: object, *, locked: bool = True) -> None:
             pass
 
     repository = Repository.open(Forgetful(made.storage), [made.owner])
@@ -181,7 +181,7 @@ def test_nobody_removes_the_last_one_or_himself(made: Made, bob: Identity) -> No
     before = dict(made.storage.objects)
     with pytest.raises(DrkitError, match="nothing was removed"):
         remove_recipient(made.open(), made.owner.recipient)
-    with pytest.raises(DrkitError, match="is no recipient"):
+    with pytest.raises(DrkitError, match="is not a recipient"):
         remove_recipient(made.open(), generate_identity().recipient)
     assert made.storage.objects == before
     assert remove_recipient(made.open(bob), made.owner.recipient).removed == 3
@@ -215,7 +215,7 @@ def test_a_key_that_somebody_else_wrapped_is_given_to_nobody(made: Made, bob: Id
     rewrap_keys(made.open(), [made.owner.recipient, bob.recipient])
     for identity in (made.owner, bob):
         assert read_everything(made.open(identity))
-        assert prove_keys(made.open(identity)).keys == 3
+        assert open_every_key(made.open(identity)).keys == 3
     assert len(made.wraps_of(made.owner)) == 3
 
 
@@ -294,7 +294,7 @@ def test_an_identity_that_opens_a_part_says_so(made: Made, bob: Identity) -> Non
     lost = next(key for key in made.wraps_of(bob) if not key.startswith(META_PREFIX))
     del made.storage.objects[lost]
     with pytest.raises(AccessDenied, match=r"1 of 3 keys do not open data.*does not open the data key"):
-        prove_keys(made.open(bob))
+        open_every_key(made.open(bob))
     with pytest.raises(AccessDenied, match="does not open the data key"):
         add_recipient(made.open(bob), generate_identity().recipient)
 
@@ -512,7 +512,7 @@ def test_what_does_not_open_is_not_proven(made: Made) -> None:
     made.storage.objects[name] = bytes(body)
     for _ in range(50):  # the chunk is chosen at random
         try:
-            prove_keys(made.open())
+            open_every_key(made.open())
         except IntegrityError as error:
             assert error.object_name == name
             break

@@ -95,7 +95,7 @@ def test_no_secret_is_ever_shown(alice: Identity) -> None:
 def test_recipients_are_read_with_line_numbers(alice: Identity, bob: Identity) -> None:
     text = f"# ours\n\n{alice.recipient}\n {bob.recipient} \n{alice.recipient}\n"
     assert parse_recipients(text, source="r.txt") == [alice.recipient, bob.recipient]
-    with pytest.raises(UsageError, match=r"r\.txt:2: 'age1nonsense' is no age recipient"):
+    with pytest.raises(UsageError, match=r"r\.txt:2: 'age1nonsense' is not an age recipient"):
         parse_recipients("# one\nage1nonsense\n", source="r.txt")
     with pytest.raises(UsageError, match=r"r\.txt names no recipient"):
         parse_recipients("# none\n", source="r.txt")
@@ -184,7 +184,7 @@ def test_a_wrap_moved_to_another_key_is_never_used(storage: MemoryStorage, alice
     for prefix in (data_key_prefix(second), META_PREFIX):
         moved = prefix + name.rpartition("/")[2]
         storage.objects[moved] = storage.objects[name]
-        with pytest.raises(IntegrityError, match="is another key") as caught:
+        with pytest.raises(IntegrityError, match="holds another key") as caught:
             open_key(storage, prefix, REPOSITORY, [alice])
         assert caught.value.object_name == moved
 

@@ -29,6 +29,7 @@ from drkit.repository.prune.prune import Options, Prune
 from drkit.repository.repair import repair_index
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
+from tests.support.events import RecordedEvents
 from tests.support.faulty_storage import Call, FaultyStorage
 from tests.support.memory_storage import MemoryStorage
 from tests.support.pruning import ALL, FastClock, debris, is_tombstone, prune_now
@@ -255,19 +256,19 @@ def test_a_run_that_began_before_the_mark_is_waited_for(made: Made) -> None:
     writer = RunWriter(made.open(), "late", [made.identity.recipient], host="web")
     target = Target("volume", "v")
     put_content(made.repository, writer, target, made.contents["old"])
-    said: list[str] = []
+    said = RecordedEvents()
 
     class Clock(FastClock):
         def sleep(self, seconds: float) -> None:
             writer.commit(Snapshot("late", format_time(NOW), "web", "policy", "ok", [target]))
             writer.__exit__(None, None, None)
 
-    prune = Prune(made.open(), "p", lambda snapshots: {"old"}, ALL, host="h", clock=Clock(), say=said.append)
+    prune = Prune(made.open(), "p", lambda snapshots: {"old"}, ALL, host="h", clock=Clock(), events=said)
     done = prune.run()
     made.contents["late"] = made.contents["old"]
     assert made.right("kept", "late", "new")
     assert (done.fenced, len(done.spared)) == ([], len(prune.plan.dead))
-    assert said == ["waiting for run late of host web to end"]
+    assert said.notes == ["waiting for run late of host web to end"]
 
 
 def test_a_run_that_stands_still_is_fenced(made: Made) -> None:

@@ -1,4 +1,4 @@
-"""Where the data is: the engine's volumes, made, filled with a set and read back."""
+"""Where the data is: volumes of the engine, created, filled with a set and read back."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench_data
-from bench_measure import ROOT, BenchError, output, say
+from benchmarks.data import VERSION, Digest
+from benchmarks.measure import ROOT, BenchError, output, say
 
-DATA_PROGRAM = ROOT / "scripts" / "bench_data.py"
+DATA_PROGRAM = ROOT / "benchmarks" / "data.py"
 LABEL = "drkit.bench"
 SETTLED_AGE = 130.0
-"""drkit never trusts a file changed less than 120 s before a capture: on a younger set the second backup is a first."""
+"""drkit reads again what changed less than 120 s before a capture: on a younger set both would be first backups."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ def remove_volume(name: str) -> None:
 def volume_path(name: str) -> Path:
     path = Path(output("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", name))
     if not path.is_dir():
-        raise BenchError(f"volume {name} has no directory {path} here: bench needs root and an engine on this host")
+        raise BenchError(f"volume {name} has no directory {path} here: this needs root and an engine on this host")
     return path
 
 
 def empty_files(directory: Path) -> None:
-    """Give a tree's space back and keep its inodes.
+    """Free a tree's space and keep its inodes.
 
-    ext4 does not use an inode again for some minutes after its file was deleted, and looks at every such inode for each
-    new file: once 50,000 files are gone, the next restore takes three times as long, whichever tool is the next.
+    ext4 does not reuse an inode for some minutes after its file was deleted, and looks at every such inode for each new
+    file. After 50,000 deletions the next restore would take three times as long, whichever tool does it.
     """
     for path, _, names in os.walk(directory):
         for name in names:
@@ -62,19 +62,19 @@ def empty_files(directory: Path) -> None:
 
 
 def wait_until_files_are_cheap(directory: Path) -> None:
-    """Wait out what somebody else deleted lately: see `empty_files`. Leaves its probes in `directory`."""
+    """Wait out recent deletions by others: see `empty_files`. Leaves its probes in `directory`."""
     deadline = time.monotonic() + 400
     said = False
     while True:
         probe = Path(tempfile.mkdtemp(dir=directory))
-        times = _seconds_to_make(probe) / _seconds_to_make(probe)  # the second time they are there
+        times = _seconds_to_make(probe) / _seconds_to_make(probe)  # the second time the files exist
         if times < 8:
             return
         if time.monotonic() > deadline:
-            say(f"making a file still costs {times:.0f} times finding it: many small files are restored too slowly")
+            say(f"creating a file still costs {times:.0f} times finding it: restores of small files will look slow")
             return
         if not said:
-            say(f"making a file costs {times:.0f} times finding it, for many were deleted lately: waiting")
+            say(f"creating a file costs {times:.0f} times finding it, because many were deleted lately: waiting")
             said = True
         time.sleep(20)
 
@@ -105,24 +105,24 @@ def engine() -> Iterator[None]:
             output(script, "stop")
 
 
-def read_digest(directory: Path) -> bench_data.Digest:
+def read_digest(directory: Path) -> Digest:
     files, size, sha256 = output(sys.executable, DATA_PROGRAM, "digest", directory).split()
-    return bench_data.Digest(int(files), int(size), sha256)
+    return Digest(int(files), int(size), sha256)
 
 
 @dataclass(frozen=True)
 class DataSet:
     name: str
     volume: Volume
-    digest: bench_data.Digest
+    digest: Digest
 
     def __str__(self) -> str:
         return f"{self.name}: {self.digest.files:,} files, {self.digest.bytes / 1e9:.2f} GB"
 
 
 def ensure_set(name: str, seed: int, cache: Path) -> DataSet:
-    """The set in its volume: the one that an earlier run kept if it is unchanged to the byte, else a new one."""
-    volume_name = f"drkit-bench-{name.lower()}-{seed}-v{bench_data.VERSION}"
+    """The set in its volume: the one that an earlier run kept, if not a byte of it changed, else a new one."""
+    volume_name = f"drkit-bench-{name.lower()}-{seed}-v{VERSION}"
     record = cache / f"{volume_name}.json"
     volume = find_volume(volume_name)
     if volume and record.exists():
@@ -143,5 +143,5 @@ def wait_until_settled(sets: Sequence[DataSet]) -> None:
     newest = max(os.lstat(path).st_ctime for each in sets for path, _, _ in os.walk(each.volume.path))
     wait = newest + SETTLED_AGE - time.time()
     if wait > 0:
-        say(f"the data is fresh: waiting {wait:.0f} s, for drkit reads again what changed within 120 s of a backup")
+        say(f"the data is fresh: waiting {wait:.0f} s, because drkit reads again what changed within 120 s of a backup")
         time.sleep(wait)

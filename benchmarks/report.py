@@ -1,4 +1,4 @@
-"""The tables: medians of every sample, beside drkit's and beside what bounds them."""
+"""The tables: medians of all samples, beside drkit's and beside the bounds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from bench_measure import output
-from bench_rounds import bounds
-from bench_volumes import DataSet
+from benchmarks.measure import output
+from benchmarks.rounds import bounds
+from benchmarks.volumes import DataSet
 
 Samples = dict[str, list[float]]
 ROWS = (
@@ -42,7 +42,7 @@ LIMIT_ROWS = (
 
 
 def cell(values: Sequence[float] | None, scale: float, reference: Sequence[float] | None) -> str:
-    """A median, the range that it stands for, and its ratio to drkit's median."""
+    """A median, the range of its samples, and its ratio to drkit's median."""
     if not values:
         return ""
     scaled = [value / scale for value in values]
@@ -61,7 +61,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def tool_rows(results: Mapping[str, Samples]) -> list[list[str]]:
-    """A row for whatever any of the tools has a figure of, a cell for each tool."""
+    """A row for each figure that any tool has, with a cell for each tool."""
     drkit = results.get("drkit", {})
     rows = []
     for label, key, scale in ROWS:
@@ -79,7 +79,7 @@ def render_set(data: DataSet, results: Mapping[str, Samples], versions: Mapping[
     drkit = results.get("drkit", {})
     parts = [f"### Set {data}", table(["", *(f"{name} {versions[name]}" for name in tools)], tool_rows(tools))]
     if (load := foreign_load(results, len(os.sched_getaffinity(0)))) > 0.05:
-        parts.append(f"**Noisy**: other programs had {load:.0%} of the CPU while the rivals ran.")
+        parts.append(f"**Noisy**: other programs used {load:.0%} of the CPU while the rivals ran.")
     if limits := results.get("limits"):
         parts.append(render_limits(data, limits, drkit))
     return "\n\n".join(parts)
@@ -88,7 +88,7 @@ def render_set(data: DataSet, results: Mapping[str, Samples], versions: Mapping[
 def render_s3(
     data: DataSet, results: Mapping[str, Samples], local: Samples, versions: Mapping[str, str], cores: int
 ) -> str:
-    """The tools that know S3 beside boto3 alone, and how near drkit comes to what bounds it."""
+    """The tools that can use S3 beside boto3 alone, and how near drkit comes to its bound."""
     columns = [f"{name} {versions[name]}" if name in versions else f"{name} alone" for name in results]
     tools = table(["", *columns], tool_rows(results))
     rows = []
@@ -96,7 +96,7 @@ def render_s3(
     for phase, label in (("first", "first backup"), ("restore", "restore")):
         key = f"{phase}_seconds"
         taken, alone, directory = results["drkit"][key], results["boto3"][key], local[key]
-        # Round by round, for what was busy besides slowed all three.
+        # Round by round, because other load slowed all three.
         shares = [100 * max(parts) / seconds for seconds, *parts in zip(taken, alone, directory, strict=True)]
         cpu = median(results["boto3"][f"{phase}_machine_cpu_seconds"]) + median(local[f"{phase}_machine_cpu_seconds"])
         cells = [cell(values, 1.0, None) for values in (alone, directory, taken)]
@@ -105,7 +105,7 @@ def render_s3(
         rows.append([label, *cells, reached, f"{cpu / cores:.2f}"])
     header = ["path", "boto3 alone, s", "drkit in a directory, s", "drkit on S3, s", "reached of the slower"]
     reach = table([*header, f"machine's CPU in both, over {cores} cores, s"], rows)
-    noisy = ["**Noisy**: more than 100% cannot be; other programs slowed the parts more than the whole."]
+    noisy = ["**Noisy**: a share above 100% is impossible; other programs slowed the parts more than the whole."]
     return "\n\n".join([f"### Set {data}, on S3", tools, reach, *(noisy if most > 100 else [])])
 
 
@@ -134,7 +134,7 @@ def render_limits(data: DataSet, limits: Samples, drkit: Samples) -> str:
 
 
 def foreign_load(results: Mapping[str, Samples], cores: int) -> float:
-    """The share of the CPU that went to others while a tool ran. drkit cannot tell: the engine works for it unseen."""
+    """The share of the CPU that other programs used while a rival ran. drkit's own engine would count as another."""
     total = foreign = 0.0
     for name in set(results) - {"drkit", "limits"}:
         for phase in ("first", "second", "restore"):

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_measure import BenchError, Command, measure, output, say
+from benchmarks.measure import BenchError, Command, measure, output, say
 
 RIVAL_PACKAGES = {"restic": "restic", "borgbackup": "borg", "zstd": "zstd"}
 
@@ -37,14 +37,14 @@ class Debian:
         return {"PYTHONHOME": str(self.root / "usr")}
 
     def version(self, name: str) -> str:
-        """What a program says of itself, or an error: nothing is measured with a program that does not run."""
+        """What a program calls its version. Raises an error where it does not run: then there is nothing to measure."""
         argument = "version" if name == "restic" else "--version"
         said = measure(Command([*self.command(name), argument], env=self.env)).stdout.decode()
         return next(word.strip("v,") for word in said.split() if word.strip("v")[0].isdigit())
 
 
 def unpack_debian(cache: Path) -> Debian:
-    """The newest suite whose programs run here. What is in the cache is used as it is, however old."""
+    """The newest suite whose programs run here. Whatever is in the cache is used, however old."""
     release = platform.freedesktop_os_release().get("VERSION_CODENAME", "stable")
     problems = []
     for suite in ("unstable", "testing", release):
@@ -53,11 +53,11 @@ def unpack_debian(cache: Path) -> Debian:
             for name in RIVAL_PACKAGES.values():
                 debian.version(name)
         except (BenchError, OSError, StopIteration) as error:
-            say(f"nothing to compare with in Debian {suite}: {error}")
+            say(f"cannot use the tools of Debian {suite}: {error}")
             problems.append(f"{suite}: {error}")
         else:
             return debian
-    raise BenchError("no Debian suite gives the tools to compare with: " + "; ".join(problems))
+    raise BenchError("no Debian suite provides the tools to compare with: " + "; ".join(problems))
 
 
 def _unpack_suite(suite: str, base: Path) -> Debian:
@@ -89,7 +89,7 @@ def _unpack_suite(suite: str, base: Path) -> Debian:
     shutil.rmtree(unpacked, ignore_errors=True)
     for package in sorted((base / "archives").glob("*.deb")):
         output("dpkg-deb", "-x", package, unpacked)
-    # What installing the packages would have done: borg starts from compiled modules.
+    # Installing the packages would have compiled borg's modules too.
     debian = Debian(suite, unpacked)
     python = debian.command("borg")[:-1]
     measure(Command([*python, "-m", "compileall", "-q", unpacked / "usr/lib/python3/dist-packages"], env=debian.env))
@@ -98,7 +98,7 @@ def _unpack_suite(suite: str, base: Path) -> Debian:
 
 
 def _debian_archive() -> str:
-    """Where this host's own apt gets Debian from."""
+    """The URL from which this host's own apt gets Debian."""
     listing = output("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI) $(SIGNED_BY)", "Created-By: Packages")
     rows = [line.split() for line in listing.splitlines()]
     uris = [row[1] for row in rows if row[0] == "Debian"]

@@ -1,28 +1,29 @@
-"""Proving that identities open a repository: every key, and a piece of data under each."""
+"""Whether identities still open a repository: every key, and a piece of data under each key."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound
+from drkit.repository.chunk_finder import get_chunk
 from drkit.repository.format.packs import pack_key
 from drkit.repository.holders.custody import data_keys
 from drkit.repository.keys.wraps import TREE_KEY_ID
 from drkit.repository.repository import Repository
 
 
-class ProvenKeys(NamedTuple):
-    """How many keys were opened, the meta key among them, and how many chunks of data were read and compared."""
+class OpenedKeys(NamedTuple):
+    """How many keys were opened, including the meta key, and how many data chunks were read and compared."""
 
     keys: int
     chunks: int
 
 
-def prove_keys(repository: Repository) -> ProvenKeys:
-    """Open every data key and read one chunk, chosen at random, under each that seals any.
+def open_every_key(repository: Repository) -> OpenedKeys:
+    """Open every data key, and read one chunk, chosen at random, under each key that seals any.
 
-    The meta key was opened when the repository was. All keys are tried before the first failure is told. Raises
-    AccessDenied for keys that are not for these identities, IntegrityError for damage.
+    The meta key was opened when the repository was opened. All keys are tried before this raises: AccessDenied for keys
+    that these identities do not open, IntegrityError for damage.
     """
     samples = repository.index.samples()
     key_ids = sorted({*data_keys(repository), *samples} - {TREE_KEY_ID})
@@ -44,17 +45,15 @@ def prove_keys(repository: Repository) -> ProvenKeys:
         if isinstance(worst, ObjectNotFound):
             raise IntegrityError(message, hint="Run drkit check.")
         raise AccessDenied(message, hint=worst.hint)
-    return ProvenKeys(len(key_ids) + 1, chunks)
+    return OpenedKeys(len(key_ids) + 1, chunks)
 
 
 def _read(repository: Repository, chunk_id: bytes) -> None:
     location = repository.index.get(chunk_id)
     assert location is not None  # it came from this index
-    key = pack_key(location.pack_id)
-    sealed = repository.storage.get(key, location.offset, location.sealed_size)
+    data = get_chunk(repository, chunk_id, location)
     try:
-        data = repository.chunks.open(chunk_id, sealed, location.key_id, location.size)
+        repository.chunks.check_name(chunk_id, data, tree=False)
     except IntegrityError as error:
+        key = pack_key(location.pack_id)
         raise IntegrityError(f"{key}: {error.message}", object_name=key) from None
-    if repository.chunks.chunk_id(data, tree=False) != chunk_id:
-        raise IntegrityError(f"{key}: chunk {chunk_id.hex()} is not what it is named after", object_name=key)

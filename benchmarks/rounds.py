@@ -1,4 +1,4 @@
-"""One tool's turn on one set, and the parts that bound every tool, each alone."""
+"""One tool's turn on one set, and the parts that bound every tool, each measured alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bench_debian import Debian
-from bench_measure import (
+from benchmarks.debian import Debian
+from benchmarks.measure import (
     MIB,
     BenchError,
     Command,
@@ -24,9 +24,9 @@ from bench_measure import (
     output,
     settle,
 )
-from bench_s3 import COPY, REPOSITORY, Bucket
-from bench_tools import TAR_CREATE, TAR_EXTRACT, Job, Tool
-from bench_volumes import create_volume, empty_files, read_digest, volume_path, wait_until_files_are_cheap
+from benchmarks.s3 import COPY, REPOSITORY, Bucket
+from benchmarks.tools import TAR_CREATE, TAR_EXTRACT, Job, Tool
+from benchmarks.volumes import create_volume, empty_files, read_digest, volume_path, wait_until_files_are_cheap
 
 Figures = dict[str, float]
 LOADER_IMAGE = f"drkit-bench-loader-{os.getpid()}"
@@ -53,14 +53,14 @@ def run_tool(tool: Tool, job: Job) -> Figures:
         forget_pages(job.repository)
     result = measure(command)
     figures |= _figures("restore", result)
-    # drkit says success once all is on the disk; of the others, a power cut would take what is still in memory.
+    # drkit reports success once everything is on the disk; the others leave data in memory that a power cut would take.
     start = time.monotonic()
     os.sync()
     figures["durable_seconds"] = result.seconds + time.monotonic() - start
     figures |= {f"{name}_seconds": seconds for name, seconds in tool.restore_phases(result.stdout).items()}
     restored = volume_path(job.target)
     if (digest := read_digest(restored)) != job.data.digest:
-        raise BenchError(f"{tool.name} restored something else: {digest} in place of {job.data.digest}")
+        raise BenchError(f"{tool.name} restored something else: {digest} instead of {job.data.digest}")
     empty_files(restored)
     return figures
 
@@ -75,7 +75,7 @@ def _figures(phase: str, result: Measure) -> Figures:
 
 
 def run_on_s3(tool: Tool, job: Job, bucket: Bucket) -> dict[str, Figures]:
-    """One tool's turn in the bucket, which is empty again at the end. After drkit's, boto3 moves the same objects."""
+    """One tool's turn in the bucket, which is empty again at the end. After drkit, boto3 moves the same objects."""
     figures = {tool.name: run_tool(tool, job)}
     if tool.name == "drkit":
         figures["boto3"] = run_boto3(bucket, job.work / "objects")
@@ -84,7 +84,7 @@ def run_on_s3(tool: Tool, job: Job, bucket: Bucket) -> dict[str, Figures]:
 
 
 def run_boto3(bucket: Bucket, directory: Path) -> Figures:
-    """The transfers that the repository in the bucket takes, by boto3 alone: its objects stored again and read back."""
+    """The transfers of the repository in the bucket, by boto3 alone: its objects stored again and read back."""
     directory.mkdir()
     bucket.run("save", f"{REPOSITORY}/", directory)
     figures: Figures = {}
@@ -93,14 +93,14 @@ def run_boto3(bucket: Bucket, directory: Path) -> Figures:
         result = bucket.run(verb, f"{COPY}/", *arguments)
         moved, seconds = result.stdout.split()
         if int(moved) != apparent_size(directory):
-            raise BenchError(f"boto3 {verb} moved {int(moved)} bytes in place of {apparent_size(directory)}")
-        # Of the program only the transfers: that Python and boto3 were loaded counts as CPU alone.
+            raise BenchError(f"boto3 {verb} moved {int(moved)} bytes instead of {apparent_size(directory)}")
+        # Only the transfers count as seconds; loading Python and boto3 counts as CPU.
         figures |= {**_figures(phase, result), f"{phase}_seconds": float(seconds)}
     return figures
 
 
 def run_limits(debian: Debian, job: Job) -> Figures:
-    """The parts that no tool of drkit's kind can do without, each alone: together the lower bounds of its paths."""
+    """The parts that no tool of this kind can do without, each measured alone: the lower bounds of drkit's paths."""
     source = job.data.volume.path
     zstd = debian.command("zstd")
     plain, packed = job.work / "plain.tar", job.work / "packed.zst"
@@ -113,7 +113,7 @@ def run_limits(debian: Debian, job: Job) -> Figures:
 
     settle(source)
     timed("scan", "bash", "-c", r"find . -printf '%y %m %U %G %s %T@ %C@ %D %i %n %P\0' | cat >/dev/null", cwd=source)
-    # A pipe, for tar does not even read the files if its output is /dev/null.
+    # Into a pipe: tar does not even read the files if its output is /dev/null.
     timed("read", "bash", "-o", "pipefail", "-c", f"{TAR_CREATE} | cat >/dev/null", cwd=source)
     measure(Command(["bash", "-c", f"{TAR_CREATE} >{shlex.quote(str(plain))}"], cwd=source))
     os.sync()
@@ -137,7 +137,7 @@ def run_limits(debian: Debian, job: Job) -> Figures:
 
 @contextlib.contextmanager
 def loader_image(debian: Debian) -> Iterator[None]:
-    """The smallest image that runs: the dynamic loader, which is a program of its own and needs no library."""
+    """The smallest image that runs: the dynamic loader is a program that needs no library."""
     with tempfile.TemporaryFile() as archive:
         with tarfile.open(fileobj=archive, mode="w", dereference=True) as tar:
             tar.add(debian.loader, "ld.so")
@@ -150,7 +150,7 @@ def loader_image(debian: Debian) -> Iterator[None]:
 
 
 def _write_packs(directory: Path, size: int) -> float:
-    """Seconds to make `size` bytes durable, in files of the size of a pack."""
+    """Seconds to make `size` bytes durable, in files as large as a pack."""
     block = os.urandom(MIB)
     start = time.monotonic()
     for _ in range(0, size, 32 * MIB):
@@ -162,7 +162,7 @@ def _write_packs(directory: Path, size: int) -> float:
 
 
 def bounds(limits: Mapping[str, float], cores: int) -> dict[str, tuple[str, float]]:
-    """For each path of drkit the part that binds it, and the seconds that this part takes alone."""
+    """For each path of drkit, the part that bounds it and the seconds that this part takes alone."""
     read, write = limits["read_seconds"], limits["write_seconds"]
     pack_cpu = (limits["read_cpu_seconds"] + limits["zstd_one_core_cpu_seconds"]) / cores
     unpack_cpu = (limits["extract_cpu_seconds"] + limits["unzstd_cpu_seconds"]) / cores

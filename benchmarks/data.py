@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""The data sets of scripts/bench: made from a seed, so that two machines measure the same bytes.
+"""The data sets of benchmarks/run: made from a seed, so that two machines measure the same bytes.
 
     A   2.0 GB in large files: database pages, logs, SQL dumps, and media that no longer compresses
     B   50,000 small files, 0.6 GB: log-normal sizes with a mean of 12 KB, nested directories; text, JSON, images
 
-Each file has a generator of its own, seeded by its path, so any number of processes makes the same files.
-Neither set holds sparse files, hard links or duplicates: the tools treat those too differently to compare seconds.
+Each file has its own generator, seeded by its path, so any number of processes makes the same files.
+Neither set holds sparse files, hard links or duplicates: tools treat those too differently to compare seconds.
 
 As a program, run as root for the owners of the files:
-    bench_data.py make A|B SEED DIRECTORY     fills an empty directory
-    bench_data.py digest DIRECTORY            prints the number of files, their bytes, and a digest of everything
+    data.py make A|B SEED DIRECTORY     fills an empty directory
+    data.py digest DIRECTORY            prints the number of files, their bytes, and a digest of everything
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 SETS = ("A", "B")
 VERSION = 1
-"""Counted up with every change that alters a byte of a set: a kept set of another version is not used."""
+"""Raise it with every change that alters a byte of a set: a kept set of another version is not used."""
 
 MB = 1_000_000
 NEWEST_MTIME = 1_717_200_000  # 2024-06-01; the files are up to three years older
@@ -187,7 +187,7 @@ def make(set_name: str, seed: int, directory: Path) -> None:
         write = partial(write_file, f"{seed}/{VERSION}", str(directory))
         for _ in pool.map(write, files, chunksize=max(1, len(files) // 500)):
             pass  # taking the results raises what a worker raised
-    # Last and deepest first, for writing into a directory changes its mtime.
+    # Last, and deepest first, because writing into a directory changes its mtime.
     for path, names, _ in os.walk(directory, topdown=False):
         for name in names:
             child = os.path.join(path, name)
@@ -218,7 +218,7 @@ def _set_mtime(path: str | Path, rng: random.Random) -> None:
 
 
 def digest(directory: Path) -> Digest:
-    """Read a tree whole. Its root is left out, for not every tool restores the root's attributes."""
+    """Read a whole tree, except its root: not every tool restores the attributes of the root."""
     paths = sorted(os.path.join(path, name) for path, *names in os.walk(directory) for name in names[0] + names[1])
     total = hashlib.sha256()
     files = size = 0

@@ -1,4 +1,4 @@
-"""Run a command and say what it took; have caches and disk in a known state before."""
+"""Run a command and say what it cost, with caches and disk in a known state before."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 class BenchError(Exception):
-    """No figure can come out of this run."""
+    """This run cannot yield a figure."""
 
 
 def say(text: str) -> None:
@@ -25,7 +25,7 @@ def say(text: str) -> None:
 
 
 def output(*argv: str | Path) -> str:
-    """What an auxiliary command prints. Its failure ends the bench."""
+    """What an auxiliary command prints. Its failure ends the benchmark."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"{shlex.join(map(str, argv))} exited with {done.returncode}: {done.stderr.strip()}")
@@ -43,17 +43,17 @@ class Command:
 class Measure:
     seconds: float
     cpu_seconds: float
-    """Of the process and its children. Not of drkit's helper, which is a child of the engine."""
+    """Of the process and its children, without drkit's helper: that is a child of the engine."""
     peak_bytes: int
-    """The largest resident size that one process of the tree reached; never less than this program's own, which the
-    kernel counts for a child until it has called exec. So this program stays small: data sets are read elsewhere."""
+    """The largest resident size that any process of the tree reached. It is never less than this program's own, because
+    the kernel counts that for a child until exec. So this program stays small: others read the data sets."""
     machine_cpu_seconds: float
-    """Of the whole machine: with the helper, the engine, the kernel's writeback, and whoever else was busy."""
+    """Of the whole machine: the helper, the engine, the kernel's writeback, and everything else that was busy."""
     stdout: bytes
 
 
 def measure(command: Command) -> Measure:
-    """Run a command to its end. Any exit status but 0 ends the bench."""
+    """Run a command to its end. Any exit status but 0 ends the benchmark."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         machine = _machine_cpu_seconds()
         start = time.monotonic()
@@ -84,7 +84,7 @@ def _machine_cpu_seconds() -> float:
 
 
 def settle(source: Path) -> None:
-    """Write back what earlier runs left dirty, and have the source in the page cache."""
+    """Write back what earlier runs left dirty, and bring the source into the page cache."""
     os.sync()
     deadline = time.monotonic() + 30
     while _dirty_bytes() > 16 * MIB and time.monotonic() < deadline:
@@ -98,7 +98,7 @@ def _dirty_bytes() -> int:
 
 
 def forget_pages(directory: Path) -> None:
-    """Have the files below a directory read from the disk next time, as on the day of a restore."""
+    """Make the next reader of these files read them from the disk, as on the day of a restore."""
     for path in directory.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,17 +1,16 @@
-#!/usr/bin/env python3
-"""What scripts/bench has to do in a bucket, and how fast boto3 alone does the transfers of a backup and of a restore.
+"""What benchmarks/run does in a bucket, and how fast boto3 alone does the transfers of a backup and of a restore.
 
-A program, run by the Python that drkit has: what boto3 loads is no part of the process that measures. It sends as
-many requests at once as drkit's storage does, and hashes, signs and checks nothing of a payload that no server asks
-for. Credentials come from the environment.
+This is a program of its own, run by the Python that drkit has, so that loading boto3 does not burden the process that
+measures. It sends as many requests at once as drkit's storage does. It hashes, signs and checks a payload only where a
+server demands it. Credentials come from the environment.
 
-    bench_boto3.py ENDPOINT create BUCKET              makes the bucket
-    bench_boto3.py ENDPOINT size BUCKET PREFIX         prints the bytes of all objects of the prefix
-    bench_boto3.py ENDPOINT save BUCKET PREFIX DIR     copies every object into a file of an empty directory
-    bench_boto3.py ENDPOINT put BUCKET PREFIX DIR      stores those files, each by one PUT
-    bench_boto3.py ENDPOINT get BUCKET PREFIX          reads every object, in ranges of drkit's size
-    bench_boto3.py ENDPOINT empty BUCKET               deletes every object
-    bench_boto3.py ENDPOINT delete BUCKET              deletes the bucket, which is empty
+    boto3_alone.py ENDPOINT create BUCKET              makes the bucket
+    boto3_alone.py ENDPOINT size BUCKET PREFIX         prints the bytes of all objects of the prefix
+    boto3_alone.py ENDPOINT save BUCKET PREFIX DIR     copies every object into a file of an empty directory
+    boto3_alone.py ENDPOINT put BUCKET PREFIX DIR      stores those files, each by one PUT
+    boto3_alone.py ENDPOINT get BUCKET PREFIX          reads every object, in ranges of drkit's size
+    boto3_alone.py ENDPOINT empty BUCKET               deletes every object
+    boto3_alone.py ENDPOINT delete BUCKET              deletes the bucket, which is empty
 
 put and get print the bytes moved and the seconds from the first request to the last answer.
 """
@@ -79,7 +78,7 @@ def get(client: Any, bucket: str, prefix: str) -> tuple[int, float]:
         answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")
         count = len(answer["Body"].read())
         if count != end - start:
-            sys.exit(f"{key}: {count} bytes came in place of {end - start}")
+            sys.exit(f"{key}: {count} bytes came instead of {end - start}")
         return count
 
     return _timed(PARALLEL_GETS, receive, ranges)

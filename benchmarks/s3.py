@@ -1,4 +1,4 @@
-"""A bucket to measure in: of the S3 server that scripts/s3 runs on this host, which keeps what is stored in memory."""
+"""A bucket to measure in, on the S3 server that scripts/s3 runs on this host and that stores objects in memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_measure import ROOT, BenchError, Command, Measure, measure
+from benchmarks.measure import ROOT, BenchError, Command, Measure, measure
 
 SERVER = ROOT / "scripts" / "s3"
-CLIENT_PROGRAM = ROOT / "scripts" / "bench_boto3.py"
+CLIENT_PROGRAM = ROOT / "benchmarks" / "boto3_alone.py"
 REGION = "us-east-1"
 REPOSITORY = "repository"
 """The prefix of a tool's repository; drkit and restic append the slash."""
@@ -40,7 +40,7 @@ class Bucket:
         }
 
     def run(self, verb: str, *arguments: str | Path) -> Measure:
-        """What scripts/bench_boto3.py does with this bucket."""
+        """Have benchmarks/boto3_alone.py do `verb` in this bucket."""
         argv = [self.python, CLIENT_PROGRAM, self.endpoint, verb, self.name, *arguments]
         return measure(Command(argv, env={**self.env, "PYTHONPATH": str(ROOT)}))
 
@@ -48,14 +48,14 @@ class Bucket:
         return int(self.run("size", f"{REPOSITORY}/").stdout)
 
     def empty(self) -> None:
-        """Delete all there is, and have the server give the memory back now: it would in the midst of the next run."""
+        """Delete everything, and make the server free the memory now rather than in the middle of the next run."""
         self.run("empty")
         _server("collect")
 
 
 @contextlib.contextmanager
 def new_bucket(python: Path) -> Iterator[Bucket]:
-    """A new bucket in this copy's S3 server, which is stopped again if it was started here."""
+    """A new bucket in the S3 server of this copy of the project, which is stopped again if it was started here."""
     was_running = subprocess.run([SERVER, "status"], capture_output=True, check=False).returncode == 0
     _server("start")
     try:
@@ -77,7 +77,7 @@ def new_bucket(python: Path) -> Iterator[Bucket]:
 
 
 def find_python(drkit: Sequence[str]) -> Path:
-    """The interpreter beside the drkit that is measured: it has the same boto3."""
+    """The interpreter beside the measured drkit, which has the same boto3."""
     found = shutil.which(drkit[0])
     python = Path(found).with_name("python") if found else None
     if python is None or not python.exists():

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_debian import Debian
-from bench_measure import ROOT, BenchError, Command, apparent_size, measure, output
-from bench_s3 import REGION, REPOSITORY, Bucket
-from bench_volumes import DataSet
+from benchmarks.debian import Debian
+from benchmarks.measure import ROOT, BenchError, Command, apparent_size, measure, output
+from benchmarks.s3 import REGION, REPOSITORY, Bucket
+from benchmarks.volumes import DataSet
 
 TOOLS = ("drkit", "restic", "borg", "tar")
 S3_TOOLS = ("drkit", "restic")
-"""Those that know S3."""
+"""The tools that can use S3."""
 PASSWORD = "bench"  # of repositories that live for a minute
 TAR_CREATE = """\
 tar -c -f - --format=posix --xattrs '--xattrs-include=*' --sparse --numeric-owner --sort=name \
@@ -25,15 +25,15 @@ TAR_EXTRACT = "tar -x -f - --numeric-owner --same-owner -p --xattrs '--xattrs-in
 
 @dataclass(frozen=True)
 class Job:
-    """One tool's turn on one set: everything it may write lies in `work`, or in the volume `target`."""
+    """One tool's turn on one set. It writes only to `work` and to the volume `target`."""
 
     data: DataSet
     work: Path
     target: str
     probes: Path
-    """A directory beside the target, to try out how fast files are made there."""
+    """A directory on the target's file system, to find out how fast files are created there."""
     bucket: Bucket | None = None
-    """Where the repository is, if not in a directory."""
+    """Where the repository is, unless it is in a directory."""
 
     @property
     def repository(self) -> Path:
@@ -41,13 +41,13 @@ class Job:
 
     @property
     def env(self) -> Mapping[str, str]:
-        """What a tool has to know of the bucket beyond its URL."""
+        """What a tool needs to know about the bucket besides its URL."""
         return self.bucket.env if self.bucket else {}
 
     def stored_bytes(self) -> int:
         if self.bucket:
             return self.bucket.stored_bytes()
-        # Less the empty blocks that drkit keeps for a prune of a full disk: 16 MiB, however large the repository.
+        # Without the empty blocks that drkit reserves for pruning a full disk: 16 MiB, however large the repository.
         reserve = sum(part.stat().st_size for part in self.repository.glob("tmp/reserve-*"))
         return apparent_size(self.repository) - reserve
 
@@ -70,7 +70,7 @@ class Tool:
         raise NotImplementedError
 
     def check_backup(self, stdout: bytes) -> None:
-        """Raise BenchError unless the backup is a good one: exit status 0 is not enough for a tool that says more."""
+        """Raise BenchError unless the backup is good. A tool that says more than its exit status is read too."""
 
     def restore_phases(self, stdout: bytes) -> dict[str, float]:
         return {}
@@ -188,7 +188,7 @@ class Borg(Tool):
 
 
 class TarZstd(Tool):
-    """No deduplication, no encryption, no index: what is lost by leaving them out. Each backup is a full one."""
+    """No deduplication, no encryption, no index, and every backup full: shows what those features cost and save."""
 
     name = "tar"
 
@@ -204,7 +204,7 @@ class TarZstd(Tool):
 
     def backup(self, job: Job) -> Command:
         archive = shlex.quote(str(job.repository / "archive.tar.zst"))
-        # Synced, as the other tools sync what they store.
+        # Synced, because the other tools sync what they store.
         script = f"{TAR_CREATE} | {self._zstd} -q -f -3 -T0 -o {archive} && sync {archive}"
         return self._run(script, cwd=job.data.volume.path)
 

@@ -1,0 +1,68 @@
+"""Writing a volume: the helper's script that extracts an archive into it and brings it to the disk."""
+
+from __future__ import annotations
+
+from drkit.engine.client import Engine
+from drkit.engine.helper.image import HelperImage
+from drkit.engine.helper.launch import Transport, start_helper
+from drkit.engine.helper.process import HelperProcess
+
+# A million directories get their metadata after the last byte of input, and then everything goes to the disk.
+_EXTRACT_SECONDS = 3600.0
+
+TAR_EXTRACT = (
+    "tar --extract --file=- --numeric-owner --same-owner --same-permissions --xattrs --xattrs-include='*'"
+    " --delay-directory-restore --quoting-style=escape"
+    # With tar's default of 10 KiB a read it takes twice the CPU time.
+    " --blocking-factor=512"
+    # This warning prints names unquoted: one with a line feed would become two lines, both unknown to messages.py.
+    " --warning=no-timestamp"
+)
+_STOCK_UNTAR = "tar -x -f - -p --numeric-owner"
+
+# Flush to the disk while tar still writes; otherwise gigabytes would be flushed only at the end. The kernel reports a
+# write error to one sync only, perhaps to one of these, so their status must not be lost. A helper image of an earlier
+# drkit has no sleep.
+_FLUSH = """(
+exec >/dev/null
+command -v sleep || exit 0
+trap stop=1 TERM
+while [ -z "$stop" ]; do sleep 1 2>/dev/null & wait $!; sync -f . || exit 74; done
+) &
+flush=$!
+"""
+_FLUSHED = """kill $flush 2>/dev/null
+wait $flush 2>/dev/null
+[ $? -ne 74 ] || status=74
+sync -f . || [ $status -ne 0 ] || status=74
+"""
+
+
+def start_extract(
+    engine: Engine,
+    helper: HelperImage,
+    volume: str,
+    *,
+    run_id: str,
+    trusted_xattrs: bool = False,
+    durable: bool = True,
+    transport: Transport = "auto",
+) -> HelperProcess:
+    """Extract the tar that is written to stdin.
+
+    stdout gives "end STATUS" and a NUL as soon as tar has ended; what was written can be read back from then on.
+    `durable`: once the helper has ended with 0, all of it is on the disk as well.
+    """
+    untar = TAR_EXTRACT if helper.full else _STOCK_UNTAR
+    before, after = (_FLUSH, _FLUSHED) if durable else ("", "")
+    return start_helper(
+        engine,
+        helper.image_id,
+        script=f"cd /volume || exit 71\n{before}{untar}\nstatus=$?\nprintf 'end %s\\0' $status\n{after}exit $status\n",
+        volume=volume,
+        readonly=False,
+        trusted_xattrs=trusted_xattrs,
+        run_id=run_id,
+        transport=transport,
+        exit_seconds=_EXTRACT_SECONDS,
+    )
