@@ -137,7 +137,7 @@ class Made:
 
     def copy(self) -> Made:
         other = Made.__new__(Made)
-        other.storage = CountingStorage(request_size=self.storage.request_size)
+        other.storage = CountingStorage(request_size=self.storage.traits.request_size)
         other.storage.objects = dict(self.storage.objects)
         other.identity, other.events = self.identity, RecordedEvents()
         return other
