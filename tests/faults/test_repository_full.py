@@ -99,6 +99,22 @@ def test_init_without_space_makes_no_repository(lab: Lab) -> None:
         assert not lab.identity.exists()
 
 
+def test_init_without_space_for_the_program_makes_the_repository_and_its_kit(lab: Lab) -> None:
+    with small_file_system(lab.repository, "size=24M,mode=0700"):
+        lab.write_policy("data")
+        made = lab.drkit("init", "--with-program")
+        assert made.code == 13, made
+        assert "is made and whole, but the program is not stored: cannot store" in made.stderr
+        assert "no space left on device" in made.stderr
+        assert "Then run drkit key kit --with-program." in made.stderr
+        assert "drkit recovery kit" in made.stdout
+        assert lab.snapshots() == []
+        assert lab.objects("program/") == []
+        subprocess.run(["mount", "-o", "remount,size=512M", str(lab.repository)], check=True)
+        program = lab.json("key", "kit", "--with-program")["program"]
+        assert [lab.key(path) for path in lab.objects("program/")] == [program["key"]]
+
+
 @pytest.mark.parametrize("limit", ["-f 8192", "-n 24"])
 def test_limits_of_the_process_are_named(lab: Lab, rng: random.Random, limit: str) -> None:
     """Files of at most 8 MiB; 24 open files."""
