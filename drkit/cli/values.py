@@ -9,8 +9,8 @@ from drkit.policy import durations, sizes
 
 
 def moment(text: str | None, option: str) -> datetime | None:
-    """A time; UTC where it names no zone. None for None."""
-    if text is None:
+    """A time; UTC where it names no zone. None for none, also for an empty text."""
+    if not text:
         return None
     try:
         parsed = datetime.fromisoformat(text)
