@@ -12,7 +12,7 @@ from drkit.access.identities import IdentitySource, descriptor_from
 from drkit.errors import UsageError
 from drkit.policy import Place, Policy
 from drkit.repository.format.names import LOCKED_PREFIXES
-from drkit.storage import ObjectLock, S3Settings, place
+from drkit.storage import ObjectLock, S3Settings, is_s3, place
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,11 @@ def _described(policy: Policy, url: str, environ: Mapping[str, str]) -> Place:
     """What the policy says of the place at `url`; of a place that it does not name, what it says of its repository."""
     places: list[Place] = [policy.repository, *([policy.mirror] if policy.mirror else [])]
     named = [each for each in places if place(each.url) == place(url)]
-    if len(named) < 2:
+    if len(named) < 2 or not is_s3(url):
         return named[0] if named else policy.repository
     meant = place(url, S3Settings(endpoint=environ.get("DRKIT_ENDPOINT") or None))
     chosen = [each for each in named if place(each.url, S3Settings(endpoint=each.endpoint)) == meant]
+    chosen = chosen or [each for each in named if not each.endpoint]  # which is then what DRKIT_ENDPOINT says
     if len(chosen) != 1:
         raise UsageError(
             f"{url} is both the repository and the mirror of {policy.path}, at different endpoints",
