@@ -57,7 +57,7 @@ def repository_access(
     it is the one somebody brought. What the policy does not say of an S3 server, DRKIT_ENDPOINT, DRKIT_REGION and
     DRKIT_CA_BUNDLE do. `as_of`: the repository is read as it was then.
     """
-    if url is None and policy is not None:
+    if not url and policy is not None:
         return _access(policy.repository.url, policy, policy.repository, environ, as_of)
     url = url or environ.get("DRKIT_REPOSITORY")
     if not url:

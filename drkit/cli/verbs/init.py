@@ -62,14 +62,13 @@ def init(
             )
         _mirror(run, mirror_of)
         return
-    if run.json:
-        run.context.asker = None  # whoever wants a document gives files
     made = create(
         run.context,
         escrow=escrow_recipient,
         passphrase_file=passphrase_file,
         kit_file=kit,
         with_program=with_program,
+        offer_passphrase=not run.json,  # whoever wants a document gives a file
     )
     if run.json:
         output.print_json(

@@ -156,3 +156,11 @@ def test_a_directory_that_is_both_has_no_endpoint_to_choose(tmp_path: Path) -> N
     (tmp_path / "link").symlink_to(tmp_path)
     policy = two_places(tmp_path, f"url: {tmp_path}", f"url: {tmp_path / 'link'}")
     assert repository_access(policy, url=str(tmp_path), environ={}).url == str(tmp_path)
+
+
+def test_an_empty_url_names_no_repository(tmp_path: Path) -> None:
+    """A script gives --repository "$WHERE" with nothing in it. The policy still comes before the environment."""
+    policy = parse_policy(POLICY, tmp_path / "policy.yaml")
+    environ = {"DRKIT_REPOSITORY": "/elsewhere"}
+    assert repository_access(policy, url="", environ=environ) == repository_access(policy, environ=environ)
+    assert repository_access(policy, url="", environ=environ).url == policy.repository.url
