@@ -31,6 +31,11 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, as messages say it: 1 pack, 2 packs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class DrkitError(Exception):
     """Any failure that drkit explains itself; everything else that escapes is a bug."""
 

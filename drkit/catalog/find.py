@@ -117,7 +117,7 @@ def _only_origin(snapshots: list[Snapshot], what: str, damaged: list[IntegrityEr
 def _restorable(snapshot: Snapshot, kind: str, name: str) -> Target:
     target = snapshot.target(kind, name)
     if target is None:
-        held = ", ".join(f"{target.kind} {target.name}" for target in snapshot.targets) or "nothing"
+        held = ", ".join(target.title for target in snapshot.targets) or "nothing"
         raise DrkitError(f"snapshot {snapshot.id} holds no {kind} {name}", hint=f"It holds: {held}.")
     if target.status == Status.FAILED:
         raise DrkitError(

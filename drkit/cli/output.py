@@ -96,11 +96,6 @@ def time_text(mtime: str) -> str:
         return f"@{mtime}"
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and what it counts: 1 pack, 2 packs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def size_text(count: float) -> str:
     """Bytes as people read them: 1.4 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):

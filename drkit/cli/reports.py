@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drkit.cli import output
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.repository.check import Report
 
 _FILES_SHOWN = 20
@@ -45,6 +46,6 @@ def _print(verb: str, report: Report) -> None:
     for name, text in report.notes.items():
         output.print_line(f"note: {name}: {text}")
     output.print_line(
-        f"{verb}: {output.counted(report.objects, 'object')}, {output.size_text(report.bytes)} read, "
+        f"{verb}: {counted(report.objects, 'object')}, {output.size_text(report.bytes)} read, "
         f"{len(report.findings)} damaged" + ("" if report.findings else ": ok")
     )

@@ -83,7 +83,7 @@ def _error_of_targets(record: Snapshot) -> DrkitError | None:
     failed = [target for target in record.targets if target.status == Status.FAILED]
     if not failed:
         return None
-    named = "; ".join(f"{target.kind} {target.name}: {target.error}" for target in failed)
+    named = "; ".join(f"{target.title}: {target.error}" for target in failed)
     if record.status == Status.FAILED:
         return CaptureFailed(
             f"no target could be captured, no snapshot was made: {named}", hint="Run drkit backup again."

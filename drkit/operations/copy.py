@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from drkit.access.access import Access
 from drkit.access.opening import open_access
 from drkit.catalog.find import by_id, readable_snapshots
-from drkit.errors import DrkitError, IntegrityError, PartialFailure
+from drkit.errors import DrkitError, IntegrityError, PartialFailure, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Status
@@ -52,7 +52,7 @@ class CopyResult:
             return None
         named = "; ".join(f"{each.snapshot}: {each.error}" for each in self.failed)
         return PartialFailure(
-            f"{len(self.failed)} snapshots could not be copied to {self.url}: {named}",
+            f"{counted(len(self.failed), 'snapshot')} could not be copied to {self.url}: {named}",
             hint="Run drkit check on the repository; the others are safe in the mirror.",
         )
 

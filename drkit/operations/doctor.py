@@ -14,7 +14,7 @@ from drkit.access.opening import open_access, read_recipients
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
-from drkit.errors import DrkitError, StorageUnavailable, reason
+from drkit.errors import DrkitError, StorageUnavailable, counted, reason
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.storage import LOCK_HINT, Storage
@@ -106,7 +106,7 @@ def _keys(access: Access) -> Iterator[Finding]:
             yield _ok("keys", f"{path} is private")
     if access.recipients_file is not None:
         count = len(read_recipients(access.recipients_file))
-        yield _ok("keys", f"{access.recipients_file} names {count} recipient{'' if count == 1 else 's'}")
+        yield _ok("keys", f"{access.recipients_file} names {counted(count, 'recipient')}")
 
 
 def _unreadable(path: Path) -> str | None:
@@ -178,7 +178,7 @@ def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding
     repository = context.repository
     snapshots = sum(1 for _ in repository.storage.list("snapshots/"))
     mode = "one writer at a time" if repository.single_writer else "many writers"
-    yield _ok("repository", f"{repository.id.hex()} opens: {snapshots} snapshots, {mode}")
+    yield _ok("repository", f"{repository.id.hex()} opens: {counted(snapshots, 'snapshot')}, {mode}")
     if repository.damage:
         raise repository.damage[0]
     unsafe = found[0].unsafe if found else None

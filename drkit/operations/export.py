@@ -90,7 +90,7 @@ def write_tar(repository: Repository, target: Target, write: Callable[[Buffer], 
             wrong += found.digest != item.member.digest
     if wrong or not stream.ended or count != target.files:
         raise IntegrityError(
-            f"{target.kind} {target.name}: {wrong} members are damaged, {count} of {target.files} were written",
+            f"{target.title}: {wrong} members are damaged, {count} of {target.files} were written",
             hint="Run drkit verify; do not use the exported file.",
         )
     return count, stream.bytes_read

@@ -70,6 +70,4 @@ def list_members(repository: Repository, target: Target, path: str | None) -> It
                 seen = True
                 yield listed(member)
     if not seen:
-        raise DrkitError(
-            f"{target.kind} {target.name} holds no {path}", hint="See all paths: drkit ls SNAPSHOT TARGET."
-        )
+        raise DrkitError(f"{target.title} holds no {path}", hint="See all paths: drkit ls SNAPSHOT TARGET.")

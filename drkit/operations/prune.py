@@ -8,7 +8,7 @@ from datetime import datetime
 from drkit.catalog import retention
 from drkit.catalog.find import readable_snapshots
 from drkit.catalog.kept import still_kept
-from drkit.errors import DrkitError, StorageFull
+from drkit.errors import DrkitError, StorageFull, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.operations.context import Context, found_at
 from drkit.policy import Policy
@@ -73,9 +73,8 @@ def _warn(pruned: PruneResult, done: Done, events: Events) -> None:
     if pruned.disk_full:
         events.warn("the disk was full: only whole packs were dropped", hint="Run drkit prune again.")
     if done.denied:
-        objects = f"{len(done.denied)} object{'' if len(done.denied) == 1 else 's'}"
         events.warn(
-            f"the storage refused to delete {objects}, {done.denied[0]} among them",
+            f"the storage refused to delete {counted(len(done.denied), 'object')}, {done.denied[0]} among them",
             hint="Run drkit prune again once its retention lock has ended.",
         )
 

@@ -13,7 +13,7 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
-from drkit.errors import CaptureFailed, DrkitError
+from drkit.errors import CaptureFailed, DrkitError, counted
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
 from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
@@ -79,7 +79,7 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
     files = target.files if selection is None else len(selection.paths)
     if not files and options.paths:
         raise DrkitError(
-            f"no path in {target.kind} {target.name} matches {', '.join(options.paths)}",
+            f"no path in {target.title} matches {', '.join(options.paths)}",
             hint=f"See what there is: drkit ls {snapshot.id} {target.name}.",
         )
     source = target.source
@@ -90,7 +90,9 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
     if target.reduced:
         notes += [f"not in this snapshot: {loss}" for loss in target.lost]
     if target.torn.count:
-        notes.append(f"{target.torn.count} files changed while they were captured, {target.torn.names[0]} among them")
+        notes.append(
+            f"{counted(target.torn.count, 'file')} changed during the capture, {target.torn.names[0]} among them"
+        )
     if unfinished is not None:
         notes.append(
             f"an earlier restore into {name} was interrupted: what it wrote is removed and the restore starts again"
@@ -178,6 +180,7 @@ def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) ->
     except DrkitError:
         if not snapshot.helper.get("tree") or not restoring.repository.identities:
             raise
-    from drkit.targets.pipes import archive_of, stored_helper
+    from drkit.repository.format.snapshot import stored_helper
+    from drkit.targets.pipes import archive_of
 
     return load_helper(restoring.engine, archive_of(restoring.repository, stored_helper(snapshot)))

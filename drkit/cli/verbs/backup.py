@@ -10,6 +10,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations.backup import BackupResult, plan_backup
 from drkit.operations.backup import backup as run_backup
 from drkit.repository.format.kinds import Status
@@ -101,9 +102,9 @@ def _print(result: BackupResult) -> None:
     if record.status != Status.FAILED:
         output.print_line(f"snapshot {record.id} {record.status}")
     if result.locks_renewed:
-        output.print_line(f"renewed the locks of {output.counted(result.locks_renewed, 'object')}")
+        output.print_line(f"renewed the locks of {counted(result.locks_renewed, 'object')}")
     if result.mirror and result.mirror.copies:
-        copied = output.counted(len(result.mirror.copies.copied), "snapshot")
+        copied = counted(len(result.mirror.copies.copied), "snapshot")
         output.print_line(f"copied {copied} to {result.mirror.url}")
 
 

@@ -10,6 +10,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations.doctor import Verdict, diagnose
 from drkit.operations.tamper import try_tampering
 
@@ -58,5 +59,5 @@ def _tamper(run: Run) -> None:
         if result.survives:
             output.print_line("the repository would survive a thief of this host: what is stored stays readable")
     if result.left:
-        output.warn(f"{len(result.left)} scratch objects stay, {result.left[0]} among them")
+        output.warn(f"{counted(len(result.left), 'scratch object')} could not be removed, {result.left[0]} among them")
     run.end(result.error)

@@ -9,6 +9,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import YesReally, verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations.forget import forget as forget_snapshots
 
 
@@ -28,4 +29,4 @@ def forget(
     elif run.talks:
         for run_id in done.snapshots:
             output.print_line(f"forgot snapshot {run_id}")
-        output.print_line(f"left: {output.counted(done.left, 'snapshot')}; drkit prune gives back the space")
+        output.print_line(f"left: {counted(done.left, 'snapshot')}; drkit prune gives back the space")

@@ -12,6 +12,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import PassphraseFile, verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations import keys
 from drkit.operations.keys import Changed, KeyList, ListedHolder, Proven
 from drkit.report.recovery_kit import fingerprint
@@ -52,7 +53,7 @@ def _print_list(found: KeyList) -> None:
     rows = [(each.recipient, each.name, _opens(each, found.keys), _proven(each)) for each in found.holders]
     output.print_table(("RECIPIENT", "NAME", "OPENS", "PROVEN"), rows)
     if found.unlabelled:
-        output.print_line(f"and {found.unlabelled} wraps of an earlier version that name nobody")
+        output.print_line(f"and {counted(found.unlabelled, 'wrap')} without a label, made by an earlier version")
     for wrap in found.escrows:
         whose = wrap.holder.recipient if wrap.holder else "an identity that an earlier version stored"
         output.print_line(f"kept under a passphrase: {whose}")
@@ -80,7 +81,7 @@ def add(
     Needs an identity.
     """
     changed = keys.add(run.context, recipient, name)
-    _print_changed(run, changed, f"{recipient} opens all {changed.keys} keys: {changed.made} wraps made")
+    _print_changed(run, changed, f"{recipient} opens all {changed.keys} keys: {counted(changed.made, 'wrap')} made")
 
 
 @app.command()
@@ -94,7 +95,7 @@ def remove(
     This does not revoke what was copied before. Needs another identity.
     """
     changed = keys.remove(run.context, recipient)
-    _print_changed(run, changed, f"{changed.recipients[0]} is removed: {changed.removed} wraps deleted")
+    _print_changed(run, changed, f"{changed.recipients[0]} is removed: {counted(changed.removed, 'wrap')} deleted")
 
 
 @app.command()
@@ -106,8 +107,8 @@ def rewrap(run: Run) -> None:
     """
     changed = keys.rewrap(run.context)
     text = (
-        f"{len(changed.recipients)} recipients open all {changed.keys} keys: "
-        f"{changed.made} wraps made, {changed.removed} deleted"
+        f"{counted(len(changed.recipients), 'recipient')} open all {changed.keys} keys: "
+        f"{counted(changed.made, 'wrap')} made, {changed.removed} deleted"
     )
     _print_changed(run, changed, text)
 
@@ -154,7 +155,7 @@ def prove(
     elif run.talks:
         for each in result.proven:
             output.print_line(
-                f"{each.recipient} opens all {each.keys} keys; {each.chunks} pieces of data read back\n"
+                f"{each.recipient} opens all {each.keys} keys; {counted(each.chunks, 'piece')} of data read back\n"
                 f"recorded as proof {each.proof.number}, sha256 {each.proof.digest}"
             )
 

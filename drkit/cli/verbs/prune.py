@@ -11,6 +11,7 @@ from drkit.cli import output
 from drkit.cli.options import YesReally, verb
 from drkit.cli.run import Run
 from drkit.cli.values import seconds, size
+from drkit.errors import counted
 from drkit.operations.prune import PruneResult
 from drkit.operations.prune import prune as run_prune
 from drkit.repository.prune.prune import Options
@@ -102,7 +103,7 @@ def _print(pruned: PruneResult) -> None:
     ]
     output.print_table(("SNAPSHOT", "PLAN", "WHY"), sorted(decisions))
     if pruned.others:
-        output.print_line(f"other hosts and policies: {output.counted(pruned.others, 'snapshot')}, untouched")
+        output.print_line(f"other hosts and policies: {counted(pruned.others, 'snapshot')}, untouched")
     size = output.size_text
     stored = plan.survey.stored
     for what, packs in (
@@ -112,17 +113,15 @@ def _print(pruned: PruneResult) -> None:
         ("mostly unneeded, left for the next prune", plan.postponed),
     ):
         if packs:
-            output.print_line(
-                f"{output.counted(len(packs), 'pack')} {what}: {size(sum(stored[pack] for pack in packs))}"
-            )
+            output.print_line(f"{counted(len(packs), 'pack')} {what}: {size(sum(stored[pack] for pack in packs))}")
     if done is None:
         output.print_line(f"would give back {size(plan.bytes_freed)} of {size(plan.bytes_stored)}")
         return
     freed = size(max(0, done.bytes_deleted - done.bytes_stored))
     output.print_line(
-        f"forgot {output.counted(len(done.forgotten), 'snapshot')}, "
-        f"deleted {output.counted(done.packs_deleted, 'pack')}, "
+        f"forgot {counted(len(done.forgotten), 'snapshot')}, "
+        f"deleted {counted(done.packs_deleted, 'pack')}, "
         f"moved {size(done.bytes_stored)}, gave back {freed} of {size(plan.bytes_stored)}"
     )
     if pruned.locks_renewed:
-        output.print_line(f"renewed the locks of {output.counted(pruned.locks_renewed, 'object')}")
+        output.print_line(f"renewed the locks of {counted(pruned.locks_renewed, 'object')}")
