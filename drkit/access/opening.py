@@ -45,7 +45,7 @@ def open_repository(
     """Open with the identities, or with the meta key alone where no identity is named."""
     storage = open_access(access, cached=cached, events=events)
     if access.identity is not None:
-        return Repository.open(storage, read_identities(access.identity, ask))
+        return Repository.open(storage, read_identities(access.identity, ask, events=events))
     if access.meta_key_file is not None:
         text = read_meta_key(access.meta_key_file)
         return Repository.open_write_only(storage, text, source=str(access.meta_key_file))

@@ -99,7 +99,7 @@ def verb(
 
         def command(**given: Any) -> None:
             given_common = {parameter.name: given.pop(parameter.name) for parameter in common}
-            with _context(given_common) as run:
+            with _run(given_common) as run:
                 function(run, **given)
 
         parameters = [*own, *common]
@@ -112,7 +112,7 @@ def verb(
 
 
 @contextmanager
-def _context(given: dict[str, Any]) -> Iterator[Run]:
+def _run(given: dict[str, Any]) -> Iterator[Run]:
     output.set_up(json_log=given["log_format"] is LogFormat.json, quiet=given["quiet"], verbose=given["verbose"])
     events = TerminalEvents()
     with Context(

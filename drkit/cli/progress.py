@@ -16,6 +16,7 @@ def progress_bar(*, shown: bool) -> Iterator[Advance]:
     if not (shown and sys.stderr.isatty()):
         yield lambda task, count: None
         return
+    # Deferred: 0.03 s, which a run without a terminal saves.
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 

@@ -58,7 +58,7 @@ class Context:
         self._policy_file = policy_file
         self._url = url
         self._as_of = as_of
-        self._environ = environ
+        self.environ = environ
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class Context:
         """The policy that was given or is the only one; None on a host without any. Raises UsageError for several."""
         if self._policy is not None:
             return self._policy
-        paths = [self._policy_file] if self._policy_file else find_policies(environ=self._environ)
+        paths = [self._policy_file] if self._policy_file else find_policies(environ=self.environ)
         if len(paths) > 1:
             raise UsageError(
                 f"there are {len(paths)} policies: {', '.join(map(str, paths))}", hint="Name one with --policy."
@@ -104,7 +104,7 @@ class Context:
         try:
             return self.policy
         except DrkitError:
-            brought = self._environ.get("DRKIT_IDENTITY_FILE") or self._environ.get("DRKIT_IDENTITY_FD")
+            brought = self.environ.get("DRKIT_IDENTITY_FILE") or self.environ.get("DRKIT_IDENTITY_FD")
             if self._url and not self._policy_file and brought:
                 return None
             raise
@@ -119,11 +119,16 @@ class Context:
         """The name of the policy whose file was named, None where nobody named one."""
         return self.required_policy.name if self._policy_file is not None else None
 
+    @property
+    def helper_image(self) -> str:
+        """The helper image that the policy chooses; `auto` without a policy."""
+        return self.policy.helper.image if self.policy else "auto"
+
     # --- repository
 
     @cached_property
     def access(self) -> Access:
-        access = repository_access(self.policy_of_access, url=self._url, environ=self._environ, as_of=self._as_of)
+        access = repository_access(self.policy_of_access, url=self._url, environ=self.environ, as_of=self._as_of)
         warn_if_exposed(access.secret_files(), self.events)
         return access
 
@@ -146,7 +151,7 @@ class Context:
 
     def access_to(self, url: str) -> Access:
         """How to reach another place with the same keys."""
-        return repository_access(self.policy_of_access, url=url, environ=self._environ)
+        return repository_access(self.policy_of_access, url=url, environ=self.environ)
 
     def _open(self, access: Access, *, cached: bool = True) -> Repository:
         # Deferred, with all that it loads: 0.1 s, while the engine answers and the first helper starts.
@@ -154,13 +159,13 @@ class Context:
 
         return open_repository(access, self.ask, cached=cached, events=self.events)
 
-    def mirror(self, to: str | None = None) -> Access:
+    def mirror_access(self, to: str | None = None) -> Access:
         """The place that snapshots are copied to: `to`, else the policy's mirror."""
-        return mirror_access(self.policy_of_access, to, environ=self._environ)
+        return mirror_access(self.policy_of_access, to, environ=self.environ)
 
-    def new_mirror(self, source: str) -> Access:
+    def new_mirror_access(self, source: str) -> Access:
         """The place of a new mirror of the repository at `source`."""
-        return new_mirror_access(self.policy_of_access, self._url, source, environ=self._environ)
+        return new_mirror_access(self.policy_of_access, self._url, source, environ=self.environ)
 
     def warn_of_damage(self) -> None:
         """Warn of what was found damaged in the index and could be worked around."""
@@ -200,7 +205,7 @@ class Context:
 
     @cached_property
     def state(self) -> HostState:
-        return HostState(state_directory(self._environ), self.events)
+        return HostState(state_directory(self.environ), self.events)
 
 
 def found_at(access: Access, repository: Repository) -> Found:

@@ -64,7 +64,7 @@ def copy(context: Context, references: Sequence[str] = (), *, to: str | None = N
     it is whole. Raises UsageError for a place that is not a mirror of the repository, whatever the storages raise, and
     RepositoryLocked when a prune of the mirror fenced us: what was copied before stays.
     """
-    return _copy(context, context.mirror(to), references)
+    return _copy(context, context.mirror_access(to), references)
 
 
 def _copy(context: Context, place: Access, references: Sequence[str] = ()) -> CopyResult:
@@ -145,7 +145,7 @@ class MirrorResult:
 
 def copy_to_mirror(context: Context) -> MirrorResult:
     """Copy to the policy's mirror what it lacks. Whatever fails is in the result: the backup itself is good."""
-    place = context.mirror()
+    place = context.mirror_access()
     try:
         copies = _copy(context, place)
     except DrkitError as error:

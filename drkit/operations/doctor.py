@@ -24,8 +24,8 @@ SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
 
 
-class Verdict(StrEnum):
-    """What one look showed, from good to bad."""
+class Severity(StrEnum):
+    """How bad a finding is, the worst last."""
 
     OK = "ok"
     WARNING = "warning"
@@ -37,7 +37,7 @@ class Finding:
     """What one look showed. A failure has the exit code of its error."""
 
     check: str
-    status: Verdict
+    status: Severity
     detail: str
     hint: str | None = None
     exit_code: int = 0
@@ -51,9 +51,9 @@ class Diagnosis:
     warnings: list[Warned] = field(default_factory=list)
 
     @property
-    def status(self) -> Verdict:
-        order = list(Verdict)
-        return max((finding.status for finding in self.findings), key=order.index, default=Verdict.OK)
+    def status(self) -> Severity:
+        order = list(Severity)
+        return max((finding.status for finding in self.findings), key=order.index, default=Severity.OK)
 
     @property
     def exit_code(self) -> int:
@@ -63,8 +63,7 @@ class Diagnosis:
 
 def diagnose(context: Context) -> Diagnosis:
     """Look at keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image."""
-    access = context.access
-    policy = context.policy
+    access, image = context.access, context.helper_image
     found: list[Capabilities] = []
     return Diagnosis(
         [
@@ -72,7 +71,7 @@ def diagnose(context: Context) -> Diagnosis:
             *_tried("storage", lambda: _storage(context, found)),
             *_tried("repository", lambda: _repository(context, found)),
             *_tried("engine", lambda: _engine(context.engine)),
-            *_tried("helper", lambda: _helper(context.engine, policy.helper.image if policy else "auto")),
+            *_tried("helper", lambda: _helper(context.engine, image)),
         ],
         context.warnings,
     )
@@ -86,15 +85,15 @@ def _tried(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findin
 
 
 def _ok(check: str, detail: str) -> Finding:
-    return Finding(check, Verdict.OK, detail)
+    return Finding(check, Severity.OK, detail)
 
 
 def _warning(check: str, detail: str, hint: str) -> Finding:
-    return Finding(check, Verdict.WARNING, detail, hint)
+    return Finding(check, Severity.WARNING, detail, hint)
 
 
 def _failed(check: str, error: DrkitError) -> Finding:
-    return Finding(check, Verdict.FAILED, error.message, error.hint, error.exit_code)
+    return Finding(check, Severity.FAILED, error.message, error.hint, error.exit_code)
 
 
 def _keys(access: Access) -> Iterator[Finding]:

@@ -15,8 +15,7 @@ def build(context: Context) -> HelperImage:
 
 def probe(context: Context) -> HelperProbe:
     """Try on a scratch volume what the policy's helper can keep on this engine."""
-    image = context.policy.helper.image if context.policy else "auto"
-    return probe_helper(context.engine, ensure_helper(context.engine, image))
+    return probe_helper(context.engine, ensure_helper(context.engine, context.helper_image))
 
 
 def probe_error(found: HelperProbe) -> DrkitError | None:

@@ -76,7 +76,9 @@ def init(
     storage, capabilities = _new_place(access, context.events)
     packed = pack_program(context.events) if with_program else None
     new_file = access.identity_file if access.identity_file and not access.identity_file.exists() else None
-    identities = [generate_identity()] if new_file else read_identities(access.identity, context.ask)
+    identities = (
+        [generate_identity()] if new_file else read_identities(access.identity, context.ask, events=context.events)
+    )
     recipients = _recipients(access.recipients_file, identities, escrow)
     identity = next(identity for identity in identities if identity.recipient in recipients)
     if new_file:
@@ -147,7 +149,7 @@ def init_mirror(context: Context, source_url: str) -> InitMirrorResult:
 
     This host remembers it: where it takes the place of one that was lost, we put it there. Raises what init raises.
     """
-    access = context.new_mirror(source_url)
+    access = context.new_mirror_access(source_url)
     source = context.repository_at(source_url)
     if access.place == context.access_to(source_url).place:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -155,14 +154,14 @@ def prove(context: Context, identity: Path) -> ProveResult:
     The policy's passphrase is that of the host's own identity: for this one, $DRKIT_PASSPHRASE_FILE or the terminal is
     asked.
     """
-    passphrase_file = os.environ.get("DRKIT_PASSPHRASE_FILE")
+    passphrase_file = context.environ.get("DRKIT_PASSPHRASE_FILE")
     source = IdentitySource(identity, passphrase_file=Path(passphrase_file) if passphrase_file else None)
     warn_if_exposed([identity], context.events)
     host = context.host if context.policy else ""
     storage = open_access(context.access, events=context.events)
     proven = prove_identities(
         storage,
-        read_identities(source, context.ask),
+        read_identities(source, context.ask, events=context.events),
         elsewhere=not _same_file(identity, context.access.identity_file),
         now=context.now,
         host=host,
@@ -218,7 +217,7 @@ def unlock(context: Context, file: Path, passphrase_file: Path | None = None) ->
         raise UsageError(f"{file} exists, and is not overwritten", hint="Name another file.")
     access = context.access
     passphrase = existing_passphrase(
-        passphrase_file, f"the identity in {access.url}", context.asker, events=context.events
+        passphrase_file, f"the identity in {access.url}", context.asker, environ=context.environ, events=context.events
     )
     identity = unlocked_identity(open_access(access, events=context.events), passphrase, context.events)
     write_new(file, identity.file_text(context.now))

@@ -45,6 +45,7 @@ def plan(policy: Policy, engine: Engine) -> list[Planned]:
 
 
 def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
+    # Deferred: see base.py.
     from drkit.pipeline.capture import capture_directory
     from drkit.pipeline.select import Patterns
     from drkit.targets.pipes import capture_of
@@ -106,6 +107,7 @@ def _not_taken_over(reasons: Iterable[str]) -> list[str]:
 
 
 def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> Selection:
+    # Deferred: see base.py.
     from drkit.pipeline.select import Patterns
     from drkit.pipeline.selection import select_members
     from drkit.repository.reader import ChunkReader
@@ -116,6 +118,7 @@ def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> 
 
 def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     """Create the volume, write into it, verify it. On any failure the volume is removed again."""
+    # Deferred: see base.py.
     from drkit.pipeline.extract import Restore, extracted, verifier
     from drkit.repository.holders.custody import require_identity
     from drkit.repository.reader import ChunkReader
@@ -180,6 +183,7 @@ def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) ->
     except DrkitError:
         if not snapshot.helper.get("tree") or not restoring.repository.identities:
             raise
+    # Deferred: see base.py.
     from drkit.repository.format.snapshot import stored_helper
     from drkit.targets.pipes import archive_of
 

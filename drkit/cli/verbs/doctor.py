@@ -11,7 +11,7 @@ from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
 from drkit.errors import counted
-from drkit.operations.doctor import Verdict, diagnose
+from drkit.operations.doctor import Severity, diagnose
 from drkit.operations.tamper import try_tampering
 
 
@@ -40,7 +40,7 @@ def doctor(
         output.print_json({"status": diagnosis.status, "findings": findings})
     else:
         for finding in diagnosis.findings:
-            if run.quiet and finding.status == Verdict.OK:
+            if run.quiet and finding.status == Severity.OK:
                 continue
             output.print_line(f"{finding.status:<8} {finding.check:<11} {finding.detail}")
             if finding.hint:

@@ -107,7 +107,7 @@ def rewrap(run: Run) -> None:
     """
     changed = keys.rewrap(run.context)
     text = (
-        f"{counted(len(changed.recipients), 'recipient')} open all {changed.keys} keys: "
+        f"all {changed.keys} keys are wrapped for {counted(len(changed.recipients), 'recipient')}: "
         f"{counted(changed.made, 'wrap')} made, {changed.removed} deleted"
     )
     _print_changed(run, changed, text)
