@@ -11,7 +11,7 @@ _FILES_SHOWN = 20
 
 
 def show_report(run: Run, verb: str, report: Report) -> None:
-    """Print the report, and end with the code of what is damaged."""
+    """Print the report, and exit with the code of an IntegrityError if anything is damaged."""
     if run.json:
         _print_document(report)
     else:
@@ -38,9 +38,9 @@ def _print(verb: str, report: Report) -> None:
     for damage in report.findings.values():
         output.print_line(f"{damage.object}: {damage.problem}")
         for snapshot in damage.snapshots:
-            output.print_line(f"  hits snapshot {snapshot}")
+            output.print_line(f"  affects snapshot {snapshot}")
         for name in damage.files[:_FILES_SHOWN]:
-            output.print_line(f"  hits {name}")
+            output.print_line(f"  affects {name}")
         if len(damage.files) > _FILES_SHOWN:
             output.print_line(f"  and {len(damage.files) - _FILES_SHOWN} more")
     for name, text in report.notes.items():

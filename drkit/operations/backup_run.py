@@ -100,7 +100,7 @@ def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapsho
 
 
 def _capture(capturing: Capturing, planned: Planned, previous: Target | None) -> Target:
-    """Capture one target. What is wrong with it is in the result; what is wrong with the repository raises."""
+    """Capture one target. Its own errors are in the result; those of the repository are raised."""
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
     try:

@@ -1,6 +1,6 @@
 """What an operation works with: the policy, the repository, the engine and this host's state, opened when first used.
 
-The command line and a daemon make one for each run of an operation, and close it afterwards.
+The command line and a daemon create one for each run of an operation, and close it afterwards.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Context:
         events: Events = LOGGED,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """`policy` is one that is loaded; else `policy_file`, or the only policy of this host, is loaded when needed.
+        """`policy` is a loaded one; else `policy_file`, or the only policy of this host, is loaded when needed.
 
-        `now` is the time of the run, aware; `url` names the repository instead of the policy; `as_of` reads the
+        `now` is the time of the run, with a zone; `url` names the repository instead of the policy; `as_of` reads the
         repository as it was then; `asker` is somebody at a terminal, None where there is none.
         """
         self.now = now
@@ -98,8 +98,8 @@ class Context:
     def policy_of_access(self) -> Policy | None:
         """The policy whose keys open the repository.
 
-        With a repository on the command line and a key in the environment none is needed: one that is broken, or that
-        there are several, keeps nobody from a restore.
+        With a repository on the command line and a key in the environment none is needed: then neither a broken policy
+        nor a choice of several prevents a restore.
         """
         try:
             return self.policy
@@ -111,12 +111,12 @@ class Context:
 
     @property
     def host(self) -> str:
-        """The name of this host in snapshots, and for others that use the repository to see."""
+        """The name of this host in snapshots, and in sessions that other hosts see."""
         return host_id(self.policy) if self.policy else socket.gethostname()
 
     @property
     def named_policy(self) -> str | None:
-        """The name of the policy whose file was named, None where nobody named one."""
+        """The name in the policy file that was given; None if none was given."""
         return self.required_policy.name if self._policy_file is not None else None
 
     @property
@@ -168,14 +168,14 @@ class Context:
         return new_mirror_access(self.policy_of_access, self._url, source, environ=self.environ)
 
     def warn_of_damage(self) -> None:
-        """Warn of what was found damaged in the index and could be worked around."""
+        """Warn of damage to the index that did not prevent the operation."""
         for error in self.repository.damage:
             self.events.warn(f"worked around damage: {error.message}", hint="Run drkit check.")
 
     # --- engine
 
     def connect_ahead(self) -> None:
-        """Begin to connect to the engine while other things load. A failure reaches whoever then asks for `engine`."""
+        """Begin to connect to the engine while other things load. A failure is raised when `engine` is used."""
         _ = self._connecting
 
     @cached_property
@@ -190,10 +190,10 @@ class Context:
                 engine = Engine.connect(events=self.events)
                 engine.learn()
                 connecting.set_result(engine)
-            except BaseException as error:  # noqa: BLE001  raised again where the engine is asked for
+            except BaseException as error:  # noqa: BLE001  raised again where the engine is used
                 connecting.set_exception(error)
 
-        # A daemon thread: an error in the policy does not wait for an engine that does not answer.
+        # A daemon thread: an error in the policy must not wait for an engine that does not answer.
         Thread(target=connect, name="drkit-connect", daemon=True).start()
         return connecting
 

@@ -47,7 +47,7 @@ class CopyResult:
 
     @property
     def error(self) -> PartialFailure | None:
-        """The error that the exit code tells: None when nothing failed."""
+        """The error that decides the exit code: None if nothing failed."""
         if not self.failed:
             return None
         named = "; ".join(f"{each.snapshot}: {each.error}" for each in self.failed)
@@ -58,7 +58,7 @@ class CopyResult:
 
 
 def copy(context: Context, references: Sequence[str] = (), *, to: str | None = None) -> CopyResult:
-    """Copy the named snapshots, or all, that the mirror (at `to`, else the policy's) does not have, the newest first.
+    """Copy the snapshots that the mirror (at `to`, else the policy's) lacks, newest first: the named ones, or all.
 
     A damaged snapshot, or one that needs a damaged pack, fails; the others are copied, and each is committed as soon as
     it is whole. Raises UsageError for a place that is not a mirror of the repository, whatever the storages raise, and
@@ -106,7 +106,7 @@ def copy_into(
         else:
             planned.append(snapshot)
     for snapshot in planned:
-        if snapshot.original in there:  # as another copy of it, just now
+        if snapshot.original in there:  # another copy of it was copied just now
             done.skipped.append(snapshot.id)
             continue
         before = transfer.bytes_sent
@@ -125,7 +125,7 @@ def copy_into(
 
 @dataclass
 class MirrorResult:
-    """What became of the copies after a backup. `copies` is None where copying failed as a whole."""
+    """How copying to the mirror after a backup ended. `copies` is None where copying failed as a whole."""
 
     url: str
     status: Status = Status.OK
@@ -134,7 +134,7 @@ class MirrorResult:
     copies: CopyResult | None = None
 
     def error_of(self, snapshot: Snapshot) -> PartialFailure | None:
-        """The error that a backup's exit code tells of its mirror."""
+        """The error of the mirror, for the exit code of a backup."""
         if self.status == Status.OK:
             return None
         return PartialFailure(

@@ -1,4 +1,4 @@
-"""`drkit doctor`: is everything able to work? Each part is tried on its own: one run shows all that is wrong."""
+"""`drkit doctor`: can everything work? Each part is tested on its own, so one run shows everything that is wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look showed. A failure has the exit code of its error."""
+    """What one test found. A failure has the exit code of its error."""
 
     check: str
     status: Severity
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass
 class Diagnosis:
-    """All findings, in the order in which things were looked at."""
+    """All findings, in the order of the tests."""
 
     findings: list[Finding] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """The highest of the failures: damage comes before an engine that is down, and so on. 0 without a failure."""
+        """The highest exit code of all findings, 0 without a failure: damage outranks an engine that is down."""
         return max((finding.exit_code for finding in self.findings), default=0)
 
 
 def diagnose(context: Context) -> Diagnosis:
-    """Look at keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image."""
+    """Test keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image."""
     access, image = context.access, context.helper_image
     found: list[Capabilities] = []
     return Diagnosis(
@@ -117,7 +117,7 @@ def _unreadable(path: Path) -> str | None:
 
 
 def _storage(context: Context, found: list[Capabilities]) -> Iterator[Finding]:
-    """Try the storage out, and pass on in `found` what it can do."""
+    """Test the storage, and add what it can do to `found`."""
     storage = open_access(context.access, events=context.events)
     found.append(probe_storage(storage))
     yield from _capabilities(storage, found[0])
@@ -134,12 +134,12 @@ def _capabilities(storage: Storage, found: Capabilities) -> Iterator[Finding]:
         return
     yield _ok("storage", f"{storage.url}: puts, gets, ranges and listings work")
     if found.unsafe:
-        hint = "Let one drkit at a time write there; a repository made by drkit init on it sees to that."
+        hint = "Let one drkit at a time write there; a repository that drkit init creates there enforces that."
         yield _warning("storage", f"writers: one at a time, since {found.unsafe}", hint)
     else:
-        yield _ok("storage", "writers: many at a time, of eight that raced for a key one won, in every round")
+        yield _ok("storage", "writers: many at a time; in every round, one of eight racing writers won")
     if not found.deletes:
-        hint = "Deletes are needed by prune, and to end a run; allow them on this key or on another host's."
+        hint = "Prune needs deletes, and so does the end of a run. Allow them for this key or for another host's."
         yield _warning("storage", "objects cannot be deleted with this key", hint)
     if found.locks:
         yield _ok("storage", "locks: a locked object could not be deleted")
@@ -184,7 +184,7 @@ def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding
     if unsafe and not repository.single_writer:
         raise StorageUnavailable(
             f"the repository takes many writers, but its store does not: {unsafe}",
-            hint="Let one drkit at a time work on it, and move it with a copy to a repository made here.",
+            hint="Let one drkit at a time use it, and copy it to a mirror created here with drkit init.",
         )
 
 

@@ -26,14 +26,14 @@ class Match:
 
 @dataclass(frozen=True)
 class FindResult:
-    """`matches` are read from the repository as they are iterated. `damaged`: records that could not be looked into."""
+    """`matches` are read from the repository as they are iterated. `damaged`: records that could not be searched."""
 
     matches: Iterator[Match]
     damaged: list[IntegrityError]
 
     @property
     def error(self) -> IntegrityError | None:
-        """The error that the exit code tells."""
+        """The error that decides the exit code."""
         return next(iter(self.damaged), None)
 
 

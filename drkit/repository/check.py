@@ -74,7 +74,7 @@ class Report:
 
     @property
     def error(self) -> IntegrityError | None:
-        """The error that the exit code tells: None where nothing is damaged."""
+        """The error that decides the exit code: None if nothing is damaged."""
         if self.ok:
             return None
         return IntegrityError(

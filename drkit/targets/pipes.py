@@ -1,4 +1,4 @@
-"""Between the kinds and the pipeline: captures of one run, and archives as they are stored."""
+"""Between the kinds and the pipeline: captures of one run, and stored archives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drkit.targets.base import Capturing
 
 
 def capture_of(capturing: Capturing, target: Target) -> Capture:
-    """What the pipeline is told for one target of a run."""
+    """Return what the pipeline needs to capture one target of a run."""
     started = parse_time(target.started) if target.started else capturing.now
     return Capture(
         capturing.engine,

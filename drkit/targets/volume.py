@@ -56,7 +56,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     target.source = {key: document.get(key) for key in ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")}
     target.lost = [] if planned.trusted_xattrs else [TRUSTED_LOSS]
     helper = capturing.ready.helper
-    assert helper is not None  # made where a volume was planned
+    assert helper is not None  # exists if a volume was planned
     if not helper.full:
         target.lost = list(STOCK_LOSSES)
     start = partial(capturing.ready.standby.take, planned.name)
@@ -72,7 +72,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
 
 
 def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions) -> RestorePlan:
-    """Plan to make a new volume. Raises DrkitError where the volume exists, and where no path matches."""
+    """Plan to create a new volume. Raises DrkitError if the volume exists, and if no path matches."""
     name = options.to or target.name
     unfinished = restoring.journal.unfinished(name)
     volumes.require_absent(restoring.engine, name, unless_restore=unfinished)
@@ -165,7 +165,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
 
 
 def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:
-    """Remove what is not verified: it must not pass for restored. Where that fails, the journal tells the next run."""
+    """Remove a volume that is not verified. If that fails, the journal tells the next run."""
     try:
         volumes.remove_restored(restoring.engine, volume, restore_id=restore_id)
     except DrkitError as error:
@@ -177,7 +177,7 @@ def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:
 
 
 def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) -> HelperImage:
-    """Return a helper that can write a volume: one that is here, a new one, or the one kept in the repository."""
+    """Return a helper that can write a volume: one on this engine, a new one, or the one kept in the repository."""
     try:
         return ensure_helper(restoring.engine, "auto", run_id=run_id)
     except DrkitError:

@@ -28,13 +28,15 @@ def backup(
     accept_repository: Annotated[
         str | None,
         typer.Option(
-            "--accept-repository", metavar="ID", help="Back up into this repository although another was there before."
+            "--accept-repository",
+            metavar="ID",
+            help="Back up into this repository although there was another one before.",
         ),
     ] = None,
 ) -> None:
     """Capture the policy's targets into one new snapshot.
 
-    Where the policy has a mirror, it then gets what it lacks.
+    Afterwards the mirror of the policy, if it has one, receives what it lacks.
     """
     if dry_run:
         planned = plan_backup(run.context, target)

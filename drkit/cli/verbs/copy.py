@@ -27,7 +27,7 @@ def copy(
 ) -> None:
     """Copy the snapshots that the mirror lacks, newest first.
 
-    They are copied unopened: the meta key is enough. drkit init --mirror-of makes a mirror.
+    No data is opened, so the meta key is enough. drkit init --mirror-of creates a mirror.
     """
     with run.watching() as context:
         done = copy_snapshots(context, snapshot or (), to=to)
@@ -56,5 +56,5 @@ def _print(done: CopyResult) -> None:
         output.print_table(("SNAPSHOT", "COPY", "SENT"), rows, right=frozenset({2}))
     output.print_line(
         f"copied {counted(len(done.copied), 'snapshot')} to {done.url}, {output.size_text(done.bytes)} sent; "
-        f"there already: {len(done.skipped)}"
+        f"already there: {len(done.skipped)}"
     )

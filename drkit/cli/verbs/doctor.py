@@ -22,14 +22,14 @@ def doctor(
         bool,
         typer.Option(
             "--tamper",
-            help="Instead: try with this host's credentials to delete and to write over scratch objects, and say "
-            "whether the repository would survive a thief of the host.",
+            help="Instead, try to delete and overwrite scratch objects with this host's credentials, and report "
+            "whether the repository would survive if the host were stolen.",
         ),
     ] = False,
 ) -> None:
-    """Try whether everything can work.
+    """Test everything that drkit needs to work.
 
-    Keys, storage, clock, repository, engine and helper are each tried: one run shows all that is wrong.
+    Keys, storage, clock, repository, engine and helper are tested one by one: one run shows all that is wrong.
     """
     if tamper:
         _tamper(run)

@@ -24,7 +24,9 @@ def export(
     snapshot: SnapshotArgument,
     volume: VolumeName = None,
     image: ImageRef = None,
-    output_file: Annotated[str, typer.Option("-o", "--output", metavar="FILE|-", help="Where to; - is stdout.")] = "-",
+    output_file: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE|-", help="Where to write it; - is stdout.")
+    ] = "-",
     at: At = None,
     host: Host = None,
     from_policy: FromPolicy = None,

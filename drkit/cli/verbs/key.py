@@ -28,7 +28,7 @@ class KitFormat(StrEnum):
 @app.command("list")
 @verb()
 def list_(run: Run) -> None:
-    """List who opens the repository, and since when proven."""
+    """List who opens the repository, and when that was last proven."""
     found = keys.list_keys(run.context)
     if run.json:
         recipients = [
@@ -74,7 +74,7 @@ def _proven(holder: ListedHolder) -> str:
 def add(
     run: Run,
     recipient: Annotated[str, typer.Argument(metavar="age1...", help="The public key of the new key holder.")],
-    name: Annotated[str, typer.Option("--name", help="What people call it: safe, deputy, head office.")] = "",
+    name: Annotated[str, typer.Option("--name", help="What people call the holder: safe, deputy, head office.")] = "",
 ) -> None:
     """Let one more recipient open everything that is stored.
 
@@ -92,7 +92,7 @@ def remove(
 ) -> None:
     """Delete a recipient's wraps.
 
-    This does not revoke what was copied before. Needs another identity.
+    This does not revoke access to earlier copies. Needs another identity.
     """
     changed = keys.remove(run.context, recipient)
     _print_changed(run, changed, f"{changed.recipients[0]} is removed: {counted(changed.removed, 'wrap')} deleted")
@@ -101,9 +101,9 @@ def remove(
 @app.command()
 @verb()
 def rewrap(run: Run) -> None:
-    """Make the recipients those of the policy's file.
+    """Make the recipients those of the recipients_file.
 
-    That is recipients_file. Needs an identity of one of them.
+    Needs an identity of one of them.
     """
     changed = keys.rewrap(run.context)
     text = (
@@ -129,14 +129,14 @@ def host_key(
 ) -> None:
     """Write the meta key for a host that may only back up.
 
-    The file (0600) is its meta_key_file: it opens names, sizes and policies of all backups, and no content.
+    The file (0600) becomes its meta_key_file. It opens names, sizes and policies of all backups, but no content.
     """
     keys.host_key(run.context, file)
     if run.json:
         output.print_json({"status": "ok", "meta_key_file": str(file)})
     elif run.talks:
         output.print_line(f"wrote {file} (mode 0600): name it as meta_key_file, without identity_file")
-        output.note("it opens names, sizes and policies of all backups, and no content")
+        output.note("it opens names, sizes and policies of all backups, but no content")
 
 
 @app.command()
@@ -187,7 +187,7 @@ def kit(
 ) -> None:
     """Print the recovery kit again.
 
-    One page, with a place for the secret and never the secret.
+    One page, with a blank for the secret, which it never contains.
     """
     if format_ is None:
         format_ = KitFormat.html if file is not None and file.suffix == ".html" else KitFormat.text
@@ -221,9 +221,9 @@ def unlock(
 @app.command()
 @verb()
 def passphrase(run: Run, passphrase_file: PassphraseFile = None) -> None:
-    """Keep the identity under a passphrase, or a new one.
+    """Keep the identity under a passphrase, or change it.
 
-    It is kept in the repository.
+    The identity is kept in the repository.
     """
     kept = keys.passphrase(run.context, passphrase_file)
     if run.json:

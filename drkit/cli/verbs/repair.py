@@ -23,7 +23,7 @@ def _group() -> None:
 def index(run: Run) -> None:
     """Rebuild the index from the packs.
 
-    Every pack that no readable index object lists is listed in a new one, from the pack's own directory.
+    Packs that no readable index object lists are read and listed in a new one.
     """
     done = repair_index(run.context)
     if run.json:
@@ -32,4 +32,4 @@ def index(run: Run) -> None:
     elif run.talks:
         output.print_line(f"listed {counted(done.packs, 'pack')} with {counted(done.chunks, 'chunk')}")
     for error in done.damaged:
-        output.warn(error.message, hint="Run drkit check: it tells what this hits.")
+        output.warn(error.message, hint="Run drkit check: it names what this affects.")

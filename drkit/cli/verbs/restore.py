@@ -37,14 +37,14 @@ def restore(
         bool,
         typer.Option(
             "--same-device",
-            help="Reuse options that name a device, bind path or share: this writes INTO the original's data.",
+            help="Reuse options that name a device, bind path or share: this writes INTO the data of the original.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
 ) -> None:
     """Bring back a volume, some of its paths, or an image.
 
-    Success is said only after what was restored was verified.
+    It reports success only after it has verified the restored data.
     """
     kind, name = named_target("restore", volume, image)
     if kind == Kind.IMAGE and (to_volume or path or same_device):
