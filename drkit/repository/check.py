@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.commit.session import get_session
@@ -74,12 +74,11 @@ class Report:
 
     @property
     def error(self) -> IntegrityError | None:
-        """The error that the exit code tells: None where nothing is damaged."""
+        """The error that decides the exit code: None if nothing is damaged."""
         if self.ok:
             return None
-        count = len(self.findings)
         return IntegrityError(
-            f"damaged or missing: {count} object{'' if count == 1 else 's'}",
+            f"damaged or missing: {counted(len(self.findings), 'object')}",
             hint="Restore them from a copy of the repository, or move them away: drkit backup then stores them again.",
         )
 
@@ -164,7 +163,7 @@ def _check_once(repository: Repository, read: PacksRead) -> Report:
 
 
 def describe_file(target: Target, member: Member) -> str:
-    return f"{target.kind} {target.name}: {display_path(member.path)}"
+    return f"{target.title}: {display_path(member.path)}"
 
 
 def _check_keys(repository: Repository, report: Report) -> set[str]:
@@ -251,7 +250,8 @@ def _unfinished(repository: Repository, key: str) -> str:
     run_id = key.split("/")[1]
     if key.startswith("marks/"):
         count = len(get_mark(repository.storage, repository.objects, key))
-        return f"prune {run_id} has condemned {count} objects and has not ended: it is at work, or was cut short"
+        condemned = counted(count, "object")
+        return f"prune {run_id} has condemned {condemned} and has not ended: it is at work, or was cut short"
     session = get_session(repository.storage, repository.objects, key)
     what = "prune" if session.prune else "run"
     return f"{what} {run_id} of host {session.host} has not ended: it is at work, or was cut short"
@@ -274,7 +274,7 @@ def _check_target(
 ) -> None:
     """Read a target's tree, and check that every extent lies within a chunk whose pack is whole."""
     problems: dict[bytes, tuple[str, str] | None] = {}
-    name = f"{target.kind} {target.name}"
+    name = target.title
     for chunk_id in tree_chunk_ids(target):
         problem = structure.problem(chunk_id)
         if problem is not None:

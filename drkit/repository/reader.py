@@ -89,7 +89,7 @@ class ChunkReader:
     def members(self, target: Target) -> Iterator[Member]:
         """Yield the members of a target in order."""
         chunks = (self.chunk(chunk_id) for chunk_id in tree_chunk_ids(target))
-        return decode_members(chunks, source=f"{target.kind} {target.name}")
+        return decode_members(chunks, source=target.title)
 
     def extents(self, members: Iterable[Member]) -> Iterator[memoryview]:
         """Yield the raw bytes of `members`, concatenated, in pieces as large as neighbouring extents allow."""

@@ -96,7 +96,7 @@ class Repository:
 
     def __init__(self, storage: Storage, config: Config, meta_key: bytes, identities: Sequence[Identity]) -> None:
         self.single_writer = config.fields.get("writers", "many") != "many"
-        """Whether the store takes one writer at a time, see sole.py. What this version does not know counts as that."""
+        """Whether the store takes one writer at a time (commit/single_writer.py), also where a setting is unknown."""
         self.storage = storage = storage.single_writer() if self.single_writer else storage
         self.id = config.repository_id
         self.meta = MetaKeys.derive(meta_key, self.id)
