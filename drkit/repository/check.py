@@ -15,8 +15,9 @@ from drkit.repository.format.names import LOCKED_PREFIXES, display_path
 from drkit.repository.format.packs import pack_id_of, pack_key
 from drkit.repository.format.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member
+from drkit.repository.holders.custody import holds_right_key, is_key_wrap
 from drkit.repository.index import ATTEMPTS, Index, index_keys, read_index
-from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap, open_wrap
 from drkit.repository.pack_reader import PacksRead, read_directories, read_packs, stored_packs
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
@@ -178,9 +179,23 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
             continue  # a prune deleted it since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
+            continue
+        if _holds_wrong_key(repository, info.key):
+            report.notes[info.key] = "holds another key than its place says: somebody put it there; it serves nobody"
         else:
             whole.add(info.key.rpartition("/")[0] + "/")
     return whole
+
+
+def _holds_wrong_key(repository: Repository, name: str) -> bool:
+    """Whether an identity at hand opens this wrap and finds another key in it. Without one nobody can tell."""
+    if not is_key_wrap(name):
+        return False
+    try:
+        opened = open_wrap(repository.storage, name, repository.id, repository.identities)
+    except (IntegrityError, ObjectNotFound):
+        return False  # such as a wrap for a repository that was never made
+    return opened is not None and not holds_right_key(repository, name, opened[1])
 
 
 def _check_packs(repository: Repository, report: Report, read: PacksRead) -> dict[bytes, int]:
