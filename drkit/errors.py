@@ -27,8 +27,13 @@ from typing import ClassVar
 
 
 def reason(error: OSError) -> str:
-    """Say in lower case what the system says of a failed call, to stand behind a colon in a message of ours."""
+    """Return the system's reason for a failed call in lower case, to follow a colon in one of our messages."""
     return (error.strerror or str(error)).lower()
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, as messages say it: 1 pack, 2 packs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class DrkitError(Exception):
@@ -42,17 +47,17 @@ class DrkitError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.message  # which may have been completed on the way up
+        return self.message  # which callers may have extended on the way up
 
 
 class UsageError(DrkitError):
-    """The command line is wrong, or what it names cannot be meant."""
+    """The command line is wrong, or names something that cannot be used."""
 
     exit_code = 2
 
 
 class PolicyError(DrkitError):
-    """The policy is wrong. The message has one line a problem."""
+    """The policy is wrong. The message has one line per problem."""
 
     exit_code = 2
 
@@ -82,7 +87,7 @@ class RetentionRefused(DrkitError):
 
 
 class RepositoryError(DrkitError):
-    """What is wrong with the repository, its storage or its keys: no other target would fare better."""
+    """Something is wrong with the repository, its storage or its keys, so every other target would fail too."""
 
 
 class RepositoryNotFound(RepositoryError):
@@ -114,7 +119,10 @@ class StorageFull(StorageUnavailable):
 
 
 class IntegrityError(RepositoryError):
-    """`object_name` is the storage key or the file that is wrong, for reports that list what is damaged."""
+    """Stored or restored bytes are not what was written.
+
+    `object_name` is the storage key or the file that is wrong, for reports that list what is damaged.
+    """
 
     exit_code = 20
 

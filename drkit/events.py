@@ -1,7 +1,7 @@
 """What happens while an operation runs: notes, warnings and progress, for whoever watches it.
 
-An operation's *result* says what came of it. Events say what happens meanwhile: to a terminal, a daemon, metrics. Facts
-that a caller acts on are in results; a warning is both, since `Collected` keeps it for the result.
+An operation's *result* says how it ended. Events tell a terminal, a daemon or metrics what happens meanwhile. Facts
+that callers act on are in results; a warning is both, since `Collected` keeps it for the result.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Protocol
 
 
 class Events(Protocol):
-    """Told what happens. Every method may be called from any thread, never raises, and must return soon."""
+    """Receives what happens. Every method may be called from any thread, never raises, and must return soon."""
 
     def note(self, message: str) -> None:
         """Something that an operator reads with interest and without alarm."""
 
     def detail(self, message: str) -> None:
-        """Something that only whoever looks for a fault wants to read."""
+        """Something that only a person who is looking for a fault wants to read."""
 
     def warn(self, message: str, *, hint: str | None = None) -> None:
         """Something that is wrong, or may become so, although the operation goes on. `hint` is the next thing to do."""
@@ -56,7 +56,7 @@ class Logged:
 
 
 LOGGED: Events = Logged()
-"""Where events go when nobody said anything else: none is lost."""
+"""Where events go by default, so that none is lost."""
 
 
 @dataclass

@@ -31,7 +31,7 @@ class Access:
 
     @property
     def place(self) -> str:
-        """The same for every way to write one place, and another for the same bucket name at another provider."""
+        """Identifies the place: the same for every spelling, different for an equal bucket name at another provider."""
         return place(self.url, self.s3)
 
     def secret_files(self) -> list[Path]:
@@ -50,12 +50,12 @@ def repository_access(
 ) -> Access:
     """Combine what is known: the command line's `url`, then the policy, then DRKIT_REPOSITORY and DRKIT_IDENTITY_FILE.
 
-    Where `url` is the policy's mirror or its repository, the S3 keys that stand there are used; where it could be
-    either, at two providers, DRKIT_ENDPOINT says which. Raises UsageError where nothing does.
+    Where `url` is the policy's mirror or its repository, the S3 keys given there are used; if it could be either, at
+    two providers, DRKIT_ENDPOINT decides. Raises UsageError if that does not.
 
     An identity in the environment (DRKIT_IDENTITY_FD, then DRKIT_IDENTITY_FILE) wins over the policy's: in an incident
-    it is the one somebody brought. What the policy does not say of an S3 server, DRKIT_ENDPOINT, DRKIT_REGION and
-    DRKIT_CA_BUNDLE do. `as_of`: the repository is read as it was then.
+    it is the one that somebody brought. DRKIT_ENDPOINT, DRKIT_REGION and DRKIT_CA_BUNDLE supply what the policy does
+    not say of an S3 server. `as_of`: the repository is read as it was then.
     """
     if not url and policy is not None:
         return _access(policy.repository.url, policy, policy.repository, environ, as_of)
@@ -91,10 +91,10 @@ def mirror_access(policy: Policy | None, to: str | None = None, *, environ: Mapp
 def new_mirror_access(
     policy: Policy | None, url: str | None, source: str, *, environ: Mapping[str, str] = os.environ
 ) -> Access:
-    """Where a new mirror of the repository at `source` is to be: at `url`, else at the policy's mirror if `source` is
-    the policy's repository.
+    """Return where to create a mirror of the repository at `source`.
 
-    Otherwise where the policy's repository is to be: that is how a lost repository is recreated from its mirror.
+    That is `url`; else the policy's mirror, if `source` is the policy's repository; else the place of the policy's
+    repository, which is how a lost repository is recreated from its mirror.
     """
     if url is None and policy is not None and policy.mirror is not None:
         origin = repository_access(policy, url=source, environ=environ)
@@ -104,7 +104,7 @@ def new_mirror_access(
 
 
 def _described(policy: Policy, url: str, environ: Mapping[str, str]) -> Place:
-    """What the policy says of the place at `url`; of a place that it does not name, what it says of its repository."""
+    """Return the policy's section for the place at `url`; that of its repository for a place that it does not name."""
     places: list[Place] = [policy.repository, *([policy.mirror] if policy.mirror else [])]
     named = [each for each in places if place(each.url) == place(url)]
     if len(named) < 2 or not is_s3(url):

@@ -19,7 +19,7 @@ from drkit.repository.keys.identity import (
 )
 
 AskPassphrase = Callable[[str], str]
-"""Asks for a passphrase on a terminal; told the name of what it protects."""
+"""Asks for a passphrase on a terminal. Takes the name of what the passphrase protects."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from drkit.storage.cached import CachedStorage
 def open_access(access: Access, *, create: bool = False, cached: bool = False, events: Events = LOGGED) -> Storage:
     """Open the storage alone, whether or not a repository is in it.
 
-    `cached`: keep copies of small objects of a storage on S3 on this host. Whoever wants to know what the storage
-    itself holds does without.
+    `cached`: keep copies of small objects of a storage on S3 on this host. Leave it out to see what the storage itself
+    holds.
     """
     storage = open_storage(access.url, create=create, s3=access.s3, events=events)
     return (
@@ -42,10 +42,10 @@ def cache_file(access: Access, environ: Mapping[str, str] = os.environ) -> Path:
 def open_repository(
     access: Access, ask: AskPassphrase | None = None, *, cached: bool = True, events: Events = LOGGED
 ) -> Repository:
-    """Open with the identities, or with the meta key alone where no identity is named."""
+    """Open a repository with the identities, or with the meta key alone if no identity is named."""
     storage = open_access(access, cached=cached, events=events)
     if access.identity is not None:
-        return Repository.open(storage, read_identities(access.identity, ask))
+        return Repository.open(storage, read_identities(access.identity, ask, events=events))
     if access.meta_key_file is not None:
         text = read_meta_key(access.meta_key_file)
         return Repository.open_write_only(storage, text, source=str(access.meta_key_file))

@@ -16,10 +16,10 @@ class Asker(Protocol):
     """Somebody at a terminal."""
 
     def passphrase(self, name: str) -> str:
-        """Ask for the passphrase of `name`, which is there. May answer from memory what it was told before."""
+        """Ask for the passphrase of `name`, which exists. May repeat an earlier answer."""
 
     def new_passphrase(self, question: str) -> str:
-        """Ask for a passphrase that is to be, twice unless it is empty. Raises UsageError where the two differ."""
+        """Ask for a new passphrase, twice unless it is empty. Raises UsageError if the two differ."""
 
 
 def existing_passphrase(
@@ -30,7 +30,7 @@ def existing_passphrase(
     environ: Mapping[str, str] = os.environ,
     events: Events = LOGGED,
 ) -> str:
-    """Return the passphrase of `name`, which is there: from `file`, $DRKIT_PASSPHRASE_FILE or the terminal."""
+    """Return the passphrase of `name`, which exists: from `file`, $DRKIT_PASSPHRASE_FILE or the terminal."""
     named = environ.get("DRKIT_PASSPHRASE_FILE")
     file = file or (Path(named) if named else None)
     if file is not None:
@@ -43,7 +43,7 @@ def existing_passphrase(
 
 
 def new_passphrase(file: Path | None, question: str, asker: Asker | None, *, events: Events = LOGGED) -> str:
-    """Return a passphrase that is to be, never an empty one: from `file`, or asked for on the terminal."""
+    """Return a new passphrase, never an empty one: from `file`, or asked for on the terminal."""
     passphrase = _read(file, events) if file is not None else _ask(question, asker)
     if not passphrase:
         raise UsageError("the passphrase is empty", hint="Give one of five random words or more.")
@@ -51,7 +51,7 @@ def new_passphrase(file: Path | None, question: str, asker: Asker | None, *, eve
 
 
 def wanted_passphrase(file: Path | None, question: str, asker: Asker | None, *, events: Events = LOGGED) -> str | None:
-    """As `new_passphrase`, where people may want none: None for an empty answer, and where there is nobody to ask."""
+    """As `new_passphrase`, but optional: None for an empty answer, and if there is nobody to ask."""
     if file is None and asker is None:
         return None
     return (_read(file, events) if file is not None else _ask(f"{question} (empty: do not)", asker)) or None

@@ -23,8 +23,8 @@ def run_secret_command(
 ) -> bytes:
     """Return what the program writes to stdout. Its stderr becomes notes; its stdout is shown nowhere.
 
-    It has no terminal. It is killed, with all that it started, once it has ended, has taken `timeout` seconds, or has
-    printed more than MAX_BYTES. Raises AccessDenied.
+    It has no terminal. When it ends, has taken `timeout` seconds or has printed more than MAX_BYTES, it is killed with
+    everything that it started. Raises AccessDenied.
     """
     secret, said, pipe = bytearray(), bytearray(), subprocess.PIPE
     try:
@@ -48,7 +48,7 @@ def run_secret_command(
 def _collect(process: subprocess.Popen[bytes], secret: bytearray, said: bytearray, timeout: float) -> str | None:
     """Read stdout, and the beginning of stderr, until the program has ended; return what is wrong, None if nothing.
 
-    Popen.communicate would keep everything that a runaway program prints, which soon is more than the host's memory.
+    Popen.communicate would keep everything that a runaway program prints, which could exceed the host's memory.
     """
     assert process.stdout is not None
     assert process.stderr is not None

@@ -16,7 +16,7 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Scope:
-    """Narrows which snapshots are meant. Never narrowed silently: None matches every host and every policy."""
+    """Narrows which snapshots are meant. None matches every host and every policy: nothing is narrowed silently."""
 
     host: str | None = None
     policy: str | None = None
@@ -87,7 +87,7 @@ def previous_target(snapshots: Iterable[Snapshot], host: str, policy: str, kind:
 def by_id(snapshots: list[Snapshot], reference: str, damaged: list[IntegrityError]) -> Snapshot:
     """Return the snapshot with this id, or the only one of whose id it is a part.
 
-    A copy goes by the ids of what it is a copy of, too. Of several copies of one snapshot, any is as good.
+    A copy is also found by the ids of its originals. Several copies of one snapshot are equally good.
     """
     found = [snapshot for snapshot in snapshots if snapshot.id == reference]
     found = found or [snapshot for snapshot in snapshots if reference in snapshot.names]
@@ -104,7 +104,7 @@ def by_id(snapshots: list[Snapshot], reference: str, damaged: list[IntegrityErro
 
 
 def _only_origin(snapshots: list[Snapshot], what: str, damaged: list[IntegrityError]) -> list[Snapshot]:
-    """Return the snapshots when one host and policy made them all: which of two is meant, nobody can guess."""
+    """Return the snapshots if one host and policy made them all. Raises UsageError if several did."""
     if not snapshots:
         raise _nothing(what, damaged)
     origins = sorted({(snapshot.host, snapshot.policy) for snapshot in snapshots})
@@ -117,7 +117,7 @@ def _only_origin(snapshots: list[Snapshot], what: str, damaged: list[IntegrityEr
 def _restorable(snapshot: Snapshot, kind: str, name: str) -> Target:
     target = snapshot.target(kind, name)
     if target is None:
-        held = ", ".join(f"{target.kind} {target.name}" for target in snapshot.targets) or "nothing"
+        held = ", ".join(target.title for target in snapshot.targets) or "nothing"
         raise DrkitError(f"snapshot {snapshot.id} holds no {kind} {name}", hint=f"It holds: {held}.")
     if target.status == Status.FAILED:
         raise DrkitError(

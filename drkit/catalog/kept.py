@@ -1,4 +1,4 @@
-"""Which snapshots stay, as far as can be told: each host's and policy's own rules say it."""
+"""Which snapshots stay, as far as is known, by the rules of each host and policy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from drkit.repository.format.snapshot import Snapshot
 
 
 def still_kept(snapshots: Sequence[Snapshot], policy: Policy | None, host: str, now: datetime) -> frozenset[str]:
-    """Return the ids of those that retention does not forget.
+    """Return the ids of the snapshots that retention does not forget.
 
-    The rules are those of `policy` for its own snapshots on `host`; for any other host's or policy's, those in its own
-    newest snapshot. Where none can be read, all are kept.
+    The snapshots of `policy` on `host` follow its rules. Those of any other host or policy follow the rules in the
+    newest of them; if those cannot be read, all are kept.
     """
     groups: dict[tuple[str, str], list[Snapshot]] = {}
     for snapshot in sorted(snapshots, key=lambda each: (each.time, each.id)):

@@ -1,6 +1,6 @@
 """Which snapshots to keep, and why: a pure decision.
 
-A *series* is what one target's captures are: host, policy, kind and name. The rules choose in each series on its own,
+A *series* is all captures of one target of one host and policy. The rules choose in each series on its own,
 among the captures that are `ok`; a snapshot stays while any of its targets is chosen.
 """
 
@@ -17,7 +17,7 @@ from drkit.policy import Retention
 from drkit.repository.format.kinds import Status
 
 SKEW = timedelta(minutes=5)
-"""How far ahead of our clock another host's may be. What is dated later still neither counts nor goes."""
+"""How far ahead of our clock another host's may be. A snapshot dated later than that neither counts nor goes."""
 
 
 class TargetRecord(Protocol):
@@ -50,7 +50,7 @@ class Series(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """`reasons` say why a snapshot stays, or the one why it goes."""
+    """`reasons` say why a snapshot stays, or why it goes."""
 
     snapshot: str
     reasons: list[str]
@@ -58,7 +58,7 @@ class Decision(NamedTuple):
 
 @dataclass
 class Plan:
-    """All three oldest first. `future`: dated so far ahead that they are left alone."""
+    """Decisions about all snapshots, oldest first. `future`: dated so far ahead that they are left alone."""
 
     keep: list[Decision] = field(default_factory=list)
     forget: list[Decision] = field(default_factory=list)
@@ -81,7 +81,7 @@ def plan(
     """Decide about every snapshot. `proven`: the captures, by snapshot id and series, that a drill has proven.
 
     Never goes: the newest `ok` capture of a series, its newest proven one, and a `partial` one as long as nothing newer
-    is `ok`. Only what `ok` captures there are counts towards the rules; `keep_within` keeps everything young.
+    is `ok`. Only `ok` captures count towards the rules; `keep_within` keeps `partial` ones too.
     """
     series: dict[Series, list[_Capture]] = defaultdict(list)
     result = Plan()

@@ -1,4 +1,4 @@
-"""The entry point: registers the verbs, turns errors into a message and an exit code."""
+"""The entry point: registers the verbs, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WrongCommandLine: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class _Stopped(SystemExit):
-    """A signal. Not an Exception: on its way up it undoes what is unfinished, and nothing takes it for a failure."""
+    """A signal arrived. Not an Exception: on its way up unfinished work is undone, and nothing takes it for one."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -34,7 +34,7 @@ class _Stopped(SystemExit):
 
 _VERBS = {
     "init": "Create the repository; print the recovery kit.",
-    "doctor": "Try whether everything can work.",
+    "doctor": "Test everything that drkit needs to work.",
     "backup": "Capture the policy's targets into one new snapshot.",
     "snapshots": "List the snapshots of every host and policy, oldest first.",
     "ls": "List the files of a snapshot.",
@@ -45,12 +45,12 @@ _VERBS = {
     "check": "Check that the structure of the repository is whole.",
     "verify": "Read the data back and compare every file.",
     "copy": "Copy the snapshots that the mirror lacks, newest first.",
-    "prune": "Apply retention, then give back the space nobody needs.",
+    "prune": "Apply retention, then free the space nobody needs.",
     "forget": "Remove snapshots by hand.",
 }
-"""The verbs, each a function of its own name in the module of that name in `verbs`, with its summary.
+"""The verbs with their summaries. Each is a function in the module of the same name in `verbs`.
 
-The summaries stand here too, so that `drkit --help` need not load all of them: that takes a second.
+The summaries are repeated here so that `drkit --help` need not load all verbs, which takes a second.
 """
 _GROUPS = {
     "helper": "The container that reads and writes volumes.",
@@ -58,13 +58,13 @@ _GROUPS = {
     "policy": "The file that says what to protect.",
     "repair": "Rebuild what can be derived from other objects.",
 }
-"""Verbs with verbs below them: the `app` of the module of that name."""
+"""Groups of verbs. Each is the `app` of the module of the same name in `verbs`."""
 
 
 def build_app(word: str | None = None, *, outline: bool = False) -> typer.Typer:
     """Return the command line with the one verb `word`, or with all of them where `word` is not one.
 
-    `outline`: all of them, but with nothing behind the summaries.
+    `outline`: all verbs by their summaries alone, without loading any.
     """
     app = typer.Typer(
         name="drkit",
@@ -100,7 +100,9 @@ def _version(asked: bool) -> None:
 
 
 def _global(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
     """Backup and proven disaster recovery for Docker hosts."""
@@ -144,7 +146,7 @@ def _explain(error: DrkitError, code: int) -> NoReturn:
 
 
 def _wrong_command_line(error: Any) -> NoReturn:
-    """Say what the parser found in drkit's own way."""
+    """Report the parser's error in the style of drkit's own."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(UsageError.exit_code)

@@ -32,17 +32,17 @@ RepositoryUrl = Annotated[
     str | None,
     typer.Option("--repository", help="The repository, instead of the policy's or $DRKIT_REPOSITORY."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is being done, on stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Report on stderr what is being done.")]
 Logging = Annotated[LogFormat, typer.Option("--log-format", help="How messages on stderr are written.")]
 AsOf = Annotated[
     str | None,
     typer.Option(
         "--as-of",
         metavar="TIME",
-        help="Read the repository as it was then, in a bucket that keeps versions: what was deleted or written over "
-        "since does not count.",
+        help="Read the repository as it was at this time, in a bucket that keeps versions: objects that "
+        "were deleted or overwritten since are read all the same.",
     ),
 ]
 Host = Annotated[str | None, typer.Option("--host", help="Consider only snapshots of this host.")]
@@ -78,10 +78,10 @@ _EVERYWHERE = [
 def verb(
     *, policy: bool = True, repository: bool = True, as_of: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function that takes a `Run`, then options of its own.
+    """Make a command of a function that takes a `Run`, then its own options.
 
-    The command has the common options too, and the run is made of what they say. `policy`, `repository` and `as_of`:
-    whether it has these.
+    The decorator adds the common options and makes the run from them. `policy`, `repository` and `as_of` say whether
+    the command has these options.
     """
     common = [
         *([_keyword("as_of", AsOf, None)] if as_of else []),
@@ -99,7 +99,7 @@ def verb(
 
         def command(**given: Any) -> None:
             given_common = {parameter.name: given.pop(parameter.name) for parameter in common}
-            with _context(given_common) as run:
+            with _run(given_common) as run:
                 function(run, **given)
 
         parameters = [*own, *common]
@@ -112,7 +112,7 @@ def verb(
 
 
 @contextmanager
-def _context(given: dict[str, Any]) -> Iterator[Run]:
+def _run(given: dict[str, Any]) -> Iterator[Run]:
     output.set_up(json_log=given["log_format"] is LogFormat.json, quiet=given["quiet"], verbose=given["verbose"])
     events = TerminalEvents()
     with Context(

@@ -45,7 +45,7 @@ def replace_closed_streams() -> None:
 
 
 def set_up(*, json_log: bool, quiet: bool, verbose: bool) -> None:
-    """Send messages to stderr. Errors and warnings always come, notes unless quiet."""
+    """Send messages to stderr. Errors and warnings are always sent, notes unless `quiet`, details only if `verbose`."""
     if isinstance(sys.stdout, TextIOWrapper):
         # A file name must not end a listing on a terminal that cannot show it.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -69,7 +69,7 @@ def fail(error: DrkitError) -> None:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print a field a line and an element of a list a line: the indenting of json itself takes ten times as long."""
+    """Print one field, or one element of a list, per line. The indentation of `json` itself takes ten times as long."""
     fields = (f"  {_json(name)}: {_json_field(value)}" for name, value in document.items())
     print("{\n" + ",\n".join(fields) + "\n}")
 
@@ -89,7 +89,7 @@ def print_line(text: str) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> None:
-    """Print columns; those whose numbers are in `right` are aligned to the right."""
+    """Print columns. `right` holds the numbers of those that are aligned to the right."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
@@ -101,16 +101,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
 
 
 def time_text(mtime: str) -> str:
-    """Seconds since the epoch, as text, as people read them. A file system can hold years that a calendar cannot."""
+    """Return a time, given as the text of seconds since the epoch, as people read it. File systems hold years that
+    `datetime` does not; those stay as they are.
+    """
     try:
         return datetime.fromtimestamp(float(mtime), UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):
         return f"@{mtime}"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and what it counts: 1 pack, 2 packs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size_text(count: float) -> str:

@@ -1,4 +1,4 @@
-"""Asking somebody at a terminal. Questions go to stderr: stdout may be a document."""
+"""Questions to whoever is at the terminal. They go to stderr, since stdout may be a document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drkit.errors import UsageError
 
 
 class Prompt:
-    """Asks for passphrases, for each name once: a repository may be opened twice, by a backup and then by its copy."""
+    """Asks for passphrases, once for each name: a backup and the copy after it open the same repository."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from drkit.cli import output
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.repository.check import Report
 
 _FILES_SHOWN = 20
 
 
 def show_report(run: Run, verb: str, report: Report) -> None:
-    """Print the report, and end with the code of what is damaged."""
+    """Print the report, and exit with the code of an IntegrityError if anything is damaged."""
     if run.json:
         _print_document(report)
     else:
@@ -37,14 +38,14 @@ def _print(verb: str, report: Report) -> None:
     for damage in report.findings.values():
         output.print_line(f"{damage.object}: {damage.problem}")
         for snapshot in damage.snapshots:
-            output.print_line(f"  hits snapshot {snapshot}")
+            output.print_line(f"  affects snapshot {snapshot}")
         for name in damage.files[:_FILES_SHOWN]:
-            output.print_line(f"  hits {name}")
+            output.print_line(f"  affects {name}")
         if len(damage.files) > _FILES_SHOWN:
             output.print_line(f"  and {len(damage.files) - _FILES_SHOWN} more")
     for name, text in report.notes.items():
         output.print_line(f"note: {name}: {text}")
     output.print_line(
-        f"{verb}: {output.counted(report.objects, 'object')}, {output.size_text(report.bytes)} read, "
+        f"{verb}: {counted(report.objects, 'object')}, {output.size_text(report.bytes)} read, "
         f"{len(report.findings)} damaged" + ("" if report.findings else ": ok")
     )

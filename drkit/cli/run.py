@@ -28,7 +28,7 @@ class TerminalEvents(Logged):
 
 
 class Run:
-    """What a verb's function is given. `json`: one document on stdout and nothing else there; `quiet`: no results."""
+    """What a verb's function is given. `json`: only one document on stdout; `quiet`: no results."""
 
     def __init__(self, context: Context, events: TerminalEvents, *, json: bool, quiet: bool) -> None:
         self.context = context
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def talks(self) -> bool:
-        """Whether results are printed for people."""
+        """Whether results are printed as text for people."""
         return not (self.json or self.quiet)
 
     @contextmanager
@@ -52,7 +52,7 @@ class Run:
                 self._events.advance = None
 
     def end(self, *errors: DrkitError | None) -> None:
-        """Say all errors, and exit with the code of the first. Returns where there is none."""
+        """Print all errors, and exit with the code of the first. Returns if there are none."""
         told = [error for error in errors if error is not None]
         for error in told:
             output.fail(error)

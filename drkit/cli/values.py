@@ -1,4 +1,4 @@
-"""Values of options that are more than text. Each raises UsageError naming the option."""
+"""Options that are parsed from text. Each function raises a UsageError that names the option."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drkit.policy import durations, sizes
 
 
 def moment(text: str | None, option: str) -> datetime | None:
-    """A time; UTC where it names no zone. None for none, also for an empty text."""
+    """Return a time, in UTC if the text names no zone; None for None and for an empty text."""
     if not text:
         return None
     try:
@@ -20,7 +20,7 @@ def moment(text: str | None, option: str) -> datetime | None:
 
 
 def size(text: str, option: str) -> int:
-    """Bytes."""
+    """Return a number of bytes."""
     try:
         return sizes.parse_size(text)
     except ValueError:
@@ -28,7 +28,7 @@ def size(text: str, option: str) -> int:
 
 
 def seconds(text: str | None, option: str) -> float:
-    """A duration in seconds, 0 for None."""
+    """Return a duration in seconds, 0 for None."""
     try:
         return durations.parse_duration(text).total_seconds() if text else 0.0
     except ValueError:
@@ -36,7 +36,7 @@ def seconds(text: str | None, option: str) -> float:
 
 
 def percent(text: str, option: str) -> float:
-    """More than 0, at most 100; the sign is optional."""
+    """Return a percentage above 0 and up to 100. The % sign is optional."""
     try:
         number = float(text.removesuffix("%"))
     except ValueError:

@@ -70,7 +70,7 @@ class Engine:
         self._api = api
         self.url = url
         self.events = events
-        # Whether helpers see a directory of this host: unknown until the first helper has started (see launch.py).
+        # Whether helpers see a directory of this host: unknown until a helper has started (see helper/launch.py).
         self.shares_directory: bool | None = None
         self._arch: str | None = None
         self._facts: Document | None = None

@@ -1,4 +1,4 @@
-"""One holder a container: two policies, a backup and a drill never stop or pause the same container at once."""
+"""One holder per container, so that two policies, a backup and a drill never stop or pause the same one at once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MAX_NOTE = 4096
 
 
 class ContainerLocks:
-    """A file a container, held by `flock`: the kernel lets go of it however its holder ends.
+    """One file per container, held by `flock`: the kernel releases it however its holder ends.
 
-    The files stay: removing one that somebody waits for would let two hold it.
+    The files stay: if one were removed, two processes could hold the same container.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -27,7 +27,7 @@ class ContainerLocks:
 
     @contextmanager
     def held(self, container_id: str, purpose: str) -> Iterator[None]:
-        """Hold a container for as long as the context lasts. `purpose` is what others are told meanwhile.
+        """Hold a container while the context lasts. `purpose` is what other processes are told meanwhile.
 
         `container_id` is the engine's own, of 64 hex digits: a name can come to mean another container. Raises
         DrkitError at once, naming the holder, where somebody holds it, and where the file cannot be written.
@@ -69,7 +69,7 @@ def _unwritable(path: Path, error: OSError) -> DrkitError:
 
 
 def _holder(descriptor: int) -> str:
-    """Say who holds it. The note is for people alone: who holds it is decided by the lock."""
+    """Say who holds it. The note is only for people: the kernel decides who holds the file."""
     with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         note = json.loads(os.pread(descriptor, _MAX_NOTE, 0))
         return f"process {int(note['pid'])} ({note['purpose']})"

@@ -11,9 +11,9 @@ from drkit.storage.local.files import sync_directory
 
 
 def write_new(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file that did not exist, durably, never readable by others in between.
+    """Write a new file durably. With the default mode, others can read it at no time.
 
-    Raises DrkitError where it exists, and leaves it as it is; what could not be written whole is removed again.
+    Raises DrkitError if the file exists, and leaves it as it is. A file that could not be written whole is removed.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def write_new(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file with mode 0600 in place of what may be there: the old one or the new one, never a part."""
+    """Write a file with mode 0600 in place of any that exists. Readers see the old one or the new one, whole."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which restores are under way, so that one cut short by SIGKILL or a power cut is recognised later.
+"""Which restores are under way, so that one interrupted by SIGKILL or a power cut is recognised later.
 
 A volume's labels cannot be changed later, so they cannot say whether its restore was finished. A file can.
 """
@@ -16,9 +16,9 @@ from drkit.storage.local.files import sync_directory
 
 
 class RestoreJournal:
-    """One file a volume, holding the restore's id, from before the volume is made until it is verified.
+    """One file per volume with the id of the restore, from before the volume is created until it is verified.
 
-    It is locked for as long as its restore runs: what is not locked was cut short.
+    A running restore holds its file by `flock`: a file that nobody holds was left by an interrupted restore.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -42,7 +42,7 @@ class RestoreJournal:
         self._held[volume] = descriptor
 
     def unfinished(self, volume: str) -> str | None:
-        """Return the id of a restore into `volume` that was cut short, if any. Raises DrkitError for one that runs."""
+        """Return the id of an interrupted restore into `volume`, if any. Raises DrkitError for one that runs."""
         with self._explained("read", volume), suppress(FileNotFoundError):
             descriptor = os.open(self._directory / volume, os.O_RDONLY | os.O_CLOEXEC)
             try:

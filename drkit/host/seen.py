@@ -1,7 +1,7 @@
 """What this host remembers of a repository: its id and meta key, and the newest snapshot seen there.
 
 Wraps are made for public keys, so whoever can write to the storage can put another repository in its place that the
-same identity opens. And a repository can be set back to an earlier state, which nothing in it tells.
+same identity opens. And a repository can be set back to an earlier state, which nothing in it reveals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drkit.host.private_file import replace
 
 @dataclass(frozen=True)
 class Found:
-    """The repository that is at a place now. `place` tells one place from another, `url` is how people write it.
+    """The repository that is at a place now. `place` identifies the place, `url` is for messages.
 
     `config_mac`, in hex like the id: an id can be copied, this cannot be made without the meta key.
     """
@@ -33,7 +33,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Seen:
-    """The last that this host saw at a place. `newest`: a snapshot's id; empty where there was none."""
+    """What this host last saw at a place. `newest`: a snapshot's id; empty where there was none."""
 
     place: str
     repository: str
@@ -46,7 +46,7 @@ class Seen:
 
 
 class SeenRepositories:
-    """One file a place below `directory`. A damaged or missing one is as if the place had never been seen."""
+    """One file per place below `directory`. A damaged or missing one is as if the place had never been seen."""
 
     def __init__(self, directory: Path, events: Events = LOGGED) -> None:
         self._directory = directory

@@ -18,7 +18,7 @@ def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class HostState:
-    """All of it. Nothing is read or written before it is used."""
+    """What this host keeps, each in a directory of its own. Nothing is read or written before it is used."""
 
     def __init__(self, directory: Path, events: Events = LOGGED) -> None:
         self.seen = SeenRepositories(directory / "repositories", events)

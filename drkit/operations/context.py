@@ -1,6 +1,6 @@
 """What an operation works with: the policy, the repository, the engine and this host's state, opened when first used.
 
-The command line and a daemon make one for each run of an operation, and close it afterwards.
+The command line and a daemon create one for each run of an operation, and close it afterwards.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Context:
         events: Events = LOGGED,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """`policy` is one that is loaded; else `policy_file`, or the only policy of this host, is loaded when needed.
+        """`policy` is a loaded one; else `policy_file`, or the only policy of this host, is loaded when needed.
 
-        `now` is the time of the run, aware; `url` names the repository instead of the policy; `as_of` reads the
+        `now` is the time of the run, with a zone; `url` names the repository instead of the policy; `as_of` reads the
         repository as it was then; `asker` is somebody at a terminal, None where there is none.
         """
         self.now = now
@@ -58,7 +58,7 @@ class Context:
         self._policy_file = policy_file
         self._url = url
         self._as_of = as_of
-        self._environ = environ
+        self.environ = environ
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class Context:
         """The policy that was given or is the only one; None on a host without any. Raises UsageError for several."""
         if self._policy is not None:
             return self._policy
-        paths = [self._policy_file] if self._policy_file else find_policies(environ=self._environ)
+        paths = [self._policy_file] if self._policy_file else find_policies(environ=self.environ)
         if len(paths) > 1:
             raise UsageError(
                 f"there are {len(paths)} policies: {', '.join(map(str, paths))}", hint="Name one with --policy."
@@ -98,32 +98,37 @@ class Context:
     def policy_of_access(self) -> Policy | None:
         """The policy whose keys open the repository.
 
-        With a repository on the command line and a key in the environment none is needed: one that is broken, or that
-        there are several, keeps nobody from a restore.
+        With a repository on the command line and a key in the environment none is needed: then neither a broken policy
+        nor a choice of several prevents a restore.
         """
         try:
             return self.policy
         except DrkitError:
-            brought = self._environ.get("DRKIT_IDENTITY_FILE") or self._environ.get("DRKIT_IDENTITY_FD")
+            brought = self.environ.get("DRKIT_IDENTITY_FILE") or self.environ.get("DRKIT_IDENTITY_FD")
             if self._url and not self._policy_file and brought:
                 return None
             raise
 
     @property
     def host(self) -> str:
-        """The name of this host in snapshots, and for others that use the repository to see."""
+        """The name of this host in snapshots, and in sessions that other hosts see."""
         return host_id(self.policy) if self.policy else socket.gethostname()
 
     @property
     def named_policy(self) -> str | None:
-        """The name of the policy whose file was named, None where nobody named one."""
+        """The name in the policy file that was given; None if none was given."""
         return self.required_policy.name if self._policy_file is not None else None
+
+    @property
+    def helper_image(self) -> str:
+        """The helper image that the policy chooses; `auto` without a policy."""
+        return self.policy.helper.image if self.policy else "auto"
 
     # --- repository
 
     @cached_property
     def access(self) -> Access:
-        access = repository_access(self.policy_of_access, url=self._url, environ=self._environ, as_of=self._as_of)
+        access = repository_access(self.policy_of_access, url=self._url, environ=self.environ, as_of=self._as_of)
         warn_if_exposed(access.secret_files(), self.events)
         return access
 
@@ -146,7 +151,7 @@ class Context:
 
     def access_to(self, url: str) -> Access:
         """How to reach another place with the same keys."""
-        return repository_access(self.policy_of_access, url=url, environ=self._environ)
+        return repository_access(self.policy_of_access, url=url, environ=self.environ)
 
     def _open(self, access: Access, *, cached: bool = True) -> Repository:
         # Deferred, with all that it loads: 0.1 s, while the engine answers and the first helper starts.
@@ -154,23 +159,23 @@ class Context:
 
         return open_repository(access, self.ask, cached=cached, events=self.events)
 
-    def mirror(self, to: str | None = None) -> Access:
+    def mirror_access(self, to: str | None = None) -> Access:
         """The place that snapshots are copied to: `to`, else the policy's mirror."""
-        return mirror_access(self.policy_of_access, to, environ=self._environ)
+        return mirror_access(self.policy_of_access, to, environ=self.environ)
 
-    def new_mirror(self, source: str) -> Access:
+    def new_mirror_access(self, source: str) -> Access:
         """The place of a new mirror of the repository at `source`."""
-        return new_mirror_access(self.policy_of_access, self._url, source, environ=self._environ)
+        return new_mirror_access(self.policy_of_access, self._url, source, environ=self.environ)
 
     def warn_of_damage(self) -> None:
-        """Warn of what was found damaged in the index and could be worked around."""
+        """Warn of damage to the index that did not prevent the operation."""
         for error in self.repository.damage:
             self.events.warn(f"worked around damage: {error.message}", hint="Run drkit check.")
 
     # --- engine
 
     def connect_ahead(self) -> None:
-        """Begin to connect to the engine while other things load. A failure reaches whoever then asks for `engine`."""
+        """Begin to connect to the engine while other things load. A failure is raised when `engine` is used."""
         _ = self._connecting
 
     @cached_property
@@ -185,10 +190,10 @@ class Context:
                 engine = Engine.connect(events=self.events)
                 engine.learn()
                 connecting.set_result(engine)
-            except BaseException as error:  # noqa: BLE001  raised again where the engine is asked for
+            except BaseException as error:  # noqa: BLE001  raised again where the engine is used
                 connecting.set_exception(error)
 
-        # A daemon thread: an error in the policy does not wait for an engine that does not answer.
+        # A daemon thread: an error in the policy must not wait for an engine that does not answer.
         Thread(target=connect, name="drkit-connect", daemon=True).start()
         return connecting
 
@@ -200,7 +205,7 @@ class Context:
 
     @cached_property
     def state(self) -> HostState:
-        return HostState(state_directory(self._environ), self.events)
+        return HostState(state_directory(self.environ), self.events)
 
 
 def found_at(access: Access, repository: Repository) -> Found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from drkit.access.access import Access
 from drkit.access.opening import open_access
 from drkit.catalog.find import by_id, readable_snapshots
-from drkit.errors import DrkitError, IntegrityError, PartialFailure
+from drkit.errors import DrkitError, IntegrityError, PartialFailure, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Status
@@ -47,24 +47,24 @@ class CopyResult:
 
     @property
     def error(self) -> PartialFailure | None:
-        """The error that the exit code tells: None when nothing failed."""
+        """The error that decides the exit code: None if nothing failed."""
         if not self.failed:
             return None
         named = "; ".join(f"{each.snapshot}: {each.error}" for each in self.failed)
         return PartialFailure(
-            f"{len(self.failed)} snapshots could not be copied to {self.url}: {named}",
+            f"{counted(len(self.failed), 'snapshot')} could not be copied to {self.url}: {named}",
             hint="Run drkit check on the repository; the others are safe in the mirror.",
         )
 
 
 def copy(context: Context, references: Sequence[str] = (), *, to: str | None = None) -> CopyResult:
-    """Copy the named snapshots, or all, that the mirror (at `to`, else the policy's) does not have, the newest first.
+    """Copy the snapshots that the mirror (at `to`, else the policy's) lacks, newest first: the named ones, or all.
 
     A damaged snapshot, or one that needs a damaged pack, fails; the others are copied, and each is committed as soon as
     it is whole. Raises UsageError for a place that is not a mirror of the repository, whatever the storages raise, and
     RepositoryLocked when a prune of the mirror fenced us: what was copied before stays.
     """
-    return _copy(context, context.mirror(to), references)
+    return _copy(context, context.mirror_access(to), references)
 
 
 def _copy(context: Context, place: Access, references: Sequence[str] = ()) -> CopyResult:
@@ -106,7 +106,7 @@ def copy_into(
         else:
             planned.append(snapshot)
     for snapshot in planned:
-        if snapshot.original in there:  # as another copy of it, just now
+        if snapshot.original in there:  # another copy of it was copied just now
             done.skipped.append(snapshot.id)
             continue
         before = transfer.bytes_sent
@@ -125,7 +125,7 @@ def copy_into(
 
 @dataclass
 class MirrorResult:
-    """What became of the copies after a backup. `copies` is None where copying failed as a whole."""
+    """How copying to the mirror after a backup ended. `copies` is None where copying failed as a whole."""
 
     url: str
     status: Status = Status.OK
@@ -134,7 +134,7 @@ class MirrorResult:
     copies: CopyResult | None = None
 
     def error_of(self, snapshot: Snapshot) -> PartialFailure | None:
-        """The error that a backup's exit code tells of its mirror."""
+        """The error of the mirror, for the exit code of a backup."""
         if self.status == Status.OK:
             return None
         return PartialFailure(
@@ -145,7 +145,7 @@ class MirrorResult:
 
 def copy_to_mirror(context: Context) -> MirrorResult:
     """Copy to the policy's mirror what it lacks. Whatever fails is in the result: the backup itself is good."""
-    place = context.mirror()
+    place = context.mirror_access()
     try:
         copies = _copy(context, place)
     except DrkitError as error:

@@ -1,4 +1,4 @@
-"""`drkit doctor`: is everything able to work? Each part is tried on its own: one run shows all that is wrong."""
+"""`drkit doctor`: can everything work? Each part is tested on its own, so one run shows everything that is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drkit.access.opening import open_access, read_recipients
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
-from drkit.errors import DrkitError, StorageUnavailable, reason
+from drkit.errors import DrkitError, StorageUnavailable, counted, reason
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.storage import LOCK_HINT, Storage
@@ -24,8 +24,8 @@ SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
 
 
-class Verdict(StrEnum):
-    """What one look showed, from good to bad."""
+class Severity(StrEnum):
+    """How bad a finding is, the worst last."""
 
     OK = "ok"
     WARNING = "warning"
@@ -34,10 +34,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look showed. A failure has the exit code of its error."""
+    """What one test found. A failure has the exit code of its error."""
 
     check: str
-    status: Verdict
+    status: Severity
     detail: str
     hint: str | None = None
     exit_code: int = 0
@@ -45,26 +45,25 @@ class Finding:
 
 @dataclass
 class Diagnosis:
-    """All findings, in the order in which things were looked at."""
+    """All findings, in the order of the tests."""
 
     findings: list[Finding] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
 
     @property
-    def status(self) -> Verdict:
-        order = list(Verdict)
-        return max((finding.status for finding in self.findings), key=order.index, default=Verdict.OK)
+    def status(self) -> Severity:
+        order = list(Severity)
+        return max((finding.status for finding in self.findings), key=order.index, default=Severity.OK)
 
     @property
     def exit_code(self) -> int:
-        """The highest of the failures: damage comes before an engine that is down, and so on. 0 without a failure."""
+        """The highest exit code of all findings, 0 without a failure: damage outranks an engine that is down."""
         return max((finding.exit_code for finding in self.findings), default=0)
 
 
 def diagnose(context: Context) -> Diagnosis:
-    """Look at keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image."""
-    access = context.access
-    policy = context.policy
+    """Test keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image."""
+    access, image = context.access, context.helper_image
     found: list[Capabilities] = []
     return Diagnosis(
         [
@@ -72,7 +71,7 @@ def diagnose(context: Context) -> Diagnosis:
             *_tried("storage", lambda: _storage(context, found)),
             *_tried("repository", lambda: _repository(context, found)),
             *_tried("engine", lambda: _engine(context.engine)),
-            *_tried("helper", lambda: _helper(context.engine, policy.helper.image if policy else "auto")),
+            *_tried("helper", lambda: _helper(context.engine, image)),
         ],
         context.warnings,
     )
@@ -86,15 +85,15 @@ def _tried(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findin
 
 
 def _ok(check: str, detail: str) -> Finding:
-    return Finding(check, Verdict.OK, detail)
+    return Finding(check, Severity.OK, detail)
 
 
 def _warning(check: str, detail: str, hint: str) -> Finding:
-    return Finding(check, Verdict.WARNING, detail, hint)
+    return Finding(check, Severity.WARNING, detail, hint)
 
 
 def _failed(check: str, error: DrkitError) -> Finding:
-    return Finding(check, Verdict.FAILED, error.message, error.hint, error.exit_code)
+    return Finding(check, Severity.FAILED, error.message, error.hint, error.exit_code)
 
 
 def _keys(access: Access) -> Iterator[Finding]:
@@ -106,7 +105,7 @@ def _keys(access: Access) -> Iterator[Finding]:
             yield _ok("keys", f"{path} is private")
     if access.recipients_file is not None:
         count = len(read_recipients(access.recipients_file))
-        yield _ok("keys", f"{access.recipients_file} names {count} recipient{'' if count == 1 else 's'}")
+        yield _ok("keys", f"{access.recipients_file} names {counted(count, 'recipient')}")
 
 
 def _unreadable(path: Path) -> str | None:
@@ -118,7 +117,7 @@ def _unreadable(path: Path) -> str | None:
 
 
 def _storage(context: Context, found: list[Capabilities]) -> Iterator[Finding]:
-    """Try the storage out, and pass on in `found` what it can do."""
+    """Test the storage, and add what it can do to `found`."""
     storage = open_access(context.access, events=context.events)
     found.append(probe_storage(storage))
     yield from _capabilities(storage, found[0])
@@ -135,12 +134,12 @@ def _capabilities(storage: Storage, found: Capabilities) -> Iterator[Finding]:
         return
     yield _ok("storage", f"{storage.url}: puts, gets, ranges and listings work")
     if found.unsafe:
-        hint = "Let one drkit at a time write there; a repository made by drkit init on it sees to that."
+        hint = "Let one drkit at a time write there; a repository that drkit init creates there enforces that."
         yield _warning("storage", f"writers: one at a time, since {found.unsafe}", hint)
     else:
-        yield _ok("storage", "writers: many at a time, of eight that raced for a key one won, in every round")
+        yield _ok("storage", "writers: many at a time; in every round, one of eight racing writers won")
     if not found.deletes:
-        hint = "Deletes are needed by prune, and to end a run; allow them on this key or on another host's."
+        hint = "Prune needs deletes, and so does the end of a run. Allow them for this key or for another host's."
         yield _warning("storage", "objects cannot be deleted with this key", hint)
     if found.locks:
         yield _ok("storage", "locks: a locked object could not be deleted")
@@ -178,14 +177,14 @@ def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding
     repository = context.repository
     snapshots = sum(1 for _ in repository.storage.list("snapshots/"))
     mode = "one writer at a time" if repository.single_writer else "many writers"
-    yield _ok("repository", f"{repository.id.hex()} opens: {snapshots} snapshots, {mode}")
+    yield _ok("repository", f"{repository.id.hex()} opens: {counted(snapshots, 'snapshot')}, {mode}")
     if repository.damage:
         raise repository.damage[0]
     unsafe = found[0].unsafe if found else None
     if unsafe and not repository.single_writer:
         raise StorageUnavailable(
             f"the repository takes many writers, but its store does not: {unsafe}",
-            hint="Let one drkit at a time work on it, and move it with a copy to a repository made here.",
+            hint="Let one drkit at a time use it, and copy it to a mirror created here with drkit init.",
         )
 
 

@@ -39,7 +39,7 @@ def export(
 ) -> ExportResult:
     """Write a target as a plain tar, to a file or piece by piece to a function.
 
-    A file is written beside its name and renamed: one of that name is whole. An existing one is never overwritten.
+    A file is written under another name and renamed when it is whole. An existing file is never overwritten.
     """
     snapshot, target = find_target(context.repository, reference, kind, name, scope)
     if isinstance(output, Path):
@@ -68,9 +68,9 @@ def _write_file(repository: Repository, target: Target, path: Path) -> tuple[int
 
 
 def write_tar(repository: Repository, target: Target, write: Callable[[Buffer], object]) -> tuple[int, int]:
-    """Write a target's tar stream; return members and bytes. Every member is compared with its digest on its way out.
+    """Write a target's tar stream; return members and bytes. Every member is compared with its digest.
 
-    Raises IntegrityError after the stream when a member was wrong: what was written must then not be used.
+    Raises IntegrityError at the end of the stream if a member was wrong: then the output must not be used.
     """
     require_identity(repository, "exporting data")
     count = wrong = 0
@@ -90,7 +90,7 @@ def write_tar(repository: Repository, target: Target, write: Callable[[Buffer], 
             wrong += found.digest != item.member.digest
     if wrong or not stream.ended or count != target.files:
         raise IntegrityError(
-            f"{target.kind} {target.name}: {wrong} members are damaged, {count} of {target.files} were written",
+            f"{target.title}: {wrong} members are damaged, {count} of {target.files} were written",
             hint="Run drkit verify; do not use the exported file.",
         )
     return count, stream.bytes_read

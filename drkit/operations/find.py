@@ -16,7 +16,9 @@ from drkit.repository.repository import Repository
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
+    """A member whose path matches."""
+
     snapshot: Snapshot
     target: Target
     entry: Listed
@@ -24,14 +26,14 @@ class Found:
 
 @dataclass(frozen=True)
 class FindResult:
-    """`matches` are read from the repository as they are iterated. `damaged`: records that could not be looked into."""
+    """`matches` are read from the repository as they are iterated. `damaged`: records that could not be searched."""
 
-    matches: Iterator[Found]
+    matches: Iterator[Match]
     damaged: list[IntegrityError]
 
     @property
     def error(self) -> IntegrityError | None:
-        """The error that the exit code tells."""
+        """The error that decides the exit code."""
         return next(iter(self.damaged), None)
 
 
@@ -42,7 +44,7 @@ def find(context: Context, pattern: str, scope: Scope) -> FindResult:
     return FindResult(find_members(context.repository, admitted, pattern), damaged)
 
 
-def find_members(repository: Repository, snapshots: list[Snapshot], pattern: str) -> Iterator[Found]:
+def find_members(repository: Repository, snapshots: list[Snapshot], pattern: str) -> Iterator[Match]:
     """Yield every member, in every snapshot, whose path matches a gitignore pattern."""
     with ChunkReader(repository) as reader:
         for snapshot in snapshots:
@@ -50,4 +52,4 @@ def find_members(repository: Repository, snapshots: list[Snapshot], pattern: str
                 patterns = Patterns([pattern])
                 for member in reader.members(target) if target.tree else ():
                     if patterns.match_alone(member.path, directory=member.type == "d"):
-                        yield Found(snapshot, target, listed(member))
+                        yield Match(snapshot, target, listed(member))

@@ -23,7 +23,7 @@ class ForgetResult:
 
 
 def forget(context: Context, references: Sequence[str], *, yes_really: bool = False) -> ForgetResult:
-    """Remove these records, and remember here that they went on purpose. Raises what `forget_snapshots` raises."""
+    """Remove these records, and note on this host that it was on purpose. Raises what `forget_snapshots` raises."""
     repository = context.repository
     done = forget_snapshots(repository, references, yes_really=yes_really)
     context.state.seen.note_removed(found_at(context.access, repository), done.snapshots)
@@ -32,10 +32,10 @@ def forget(context: Context, references: Sequence[str], *, yes_really: bool = Fa
 
 
 def forget_snapshots(repository: Repository, references: Sequence[str], *, yes_really: bool = False) -> ForgetResult:
-    """Remove these records; all of them may go, or none does. Their data stays until the next prune.
+    """Remove these records, or none if one of them must stay. Their data stays until the next prune.
 
     Raises RetentionRefused, unless `yes_really`, for a snapshot that is the newest to hold some target as `ok`, and for
-    a damaged record, of which nobody can say what it holds.
+    a damaged record, whose content is unknown.
     """
     snapshots, damaged = readable_snapshots(repository)
     broken = {error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged}
@@ -59,7 +59,7 @@ def forget_snapshots(repository: Repository, references: Sequence[str], *, yes_r
 
 
 def _refuse(snapshots: list[Snapshot], chosen: list[str], broken: set[str]) -> None:
-    hint = "Add --yes-really if it is to go all the same."
+    hint = "Add --yes-really to remove it all the same."
     for run_id in chosen:
         if run_id in broken:
             raise RetentionRefused(f"snapshot {run_id} is damaged: nobody can say what it holds", hint=hint)

@@ -14,13 +14,12 @@ def build(context: Context) -> HelperImage:
 
 
 def probe(context: Context) -> HelperProbe:
-    """Try on a scratch volume what the policy's helper can keep on this engine."""
-    image = context.policy.helper.image if context.policy else "auto"
-    return probe_helper(context.engine, ensure_helper(context.engine, image))
+    """Test on a scratch volume what the policy's helper can keep on this engine."""
+    return probe_helper(context.engine, ensure_helper(context.engine, context.helper_image))
 
 
 def probe_error(found: HelperProbe) -> DrkitError | None:
-    """The error that the exit code tells: a helper that should keep everything, and does not."""
+    """The error that decides the exit code: a helper that should keep everything, and does not."""
     if found.complete or not found.helper.full:
         return None
     return DrkitError("the helper does not keep what it must", hint="Build it again: drkit helper build.")

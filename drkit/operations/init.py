@@ -27,8 +27,9 @@ from drkit.storage.probe import Capabilities, probe_storage
 
 @dataclass(frozen=True)
 class InitResult:
-    """What init made. `second_home`: the identity is not on this host alone. `error`: why the program, which was asked
-    for, is not stored beside the repository; everything else is made.
+    """What init created. `second_home`: the identity is not on this host alone.
+
+    `error`: why the program is not stored beside the repository although it was requested; the rest is complete.
     """
 
     repository_id: str
@@ -57,12 +58,12 @@ def init(
     """Create the repository and, where the policy names files that are not there, an identity and a recipients file.
 
     `escrow`: public keys of further key holders. The identity is stored in the repository too, under the passphrase in
-    `passphrase_file`, or one that somebody at the terminal gives; whoever names another key holder is not asked, and
-    nobody without `offer_passphrase`.
+    `passphrase_file`, or one that is entered at the terminal; that question is skipped when `escrow` is given, and
+    without `offer_passphrase`.
     `kit_file`: where the recovery kit is written as HTML. Existing files are used and never overwritten.
     `with_program`: store drkit itself beside the repository, and let the kit install it from there; it is packed before
-    anything is made, and stored at the end. What the store can do is tried out before anything is made: where two
-    writers at once are not safe, the repository takes one at a time. Raises ObjectExists for a repository that exists,
+    anything is created, and stored at the end. The store is tested before anything is created: if two writers at once
+    are not safe there, the repository takes one at a time. Raises ObjectExists for a repository that exists,
     StorageUnavailable for a store that cannot hold one, DrkitError for a drkit that cannot be packed.
     """
     if kit_file is not None and kit_file.exists():
@@ -78,7 +79,9 @@ def init(
     storage, capabilities = _new_place(access, context.events)
     packed = pack_program(context.events) if with_program else None
     new_file = access.identity_file if access.identity_file and not access.identity_file.exists() else None
-    identities = [generate_identity()] if new_file else read_identities(access.identity, context.ask)
+    identities = (
+        [generate_identity()] if new_file else read_identities(access.identity, context.ask, events=context.events)
+    )
     recipients = _recipients(access.recipients_file, identities, escrow)
     identity = next(identity for identity in identities if identity.recipient in recipients)
     if new_file:
@@ -147,9 +150,10 @@ def _passphrase(context: Context, file: Path | None, escrow: Sequence[str]) -> s
 def init_mirror(context: Context, source_url: str) -> InitMirrorResult:
     """Create a mirror of the repository at `source_url`: the same id and meta key, open to the same holders.
 
-    This host remembers it: where it takes the place of one that was lost, we put it there. Raises what init raises.
+    This host remembers the mirror, so that one in the place of a lost repository is not taken for a stranger's. Raises
+    what `init` raises.
     """
-    access = context.new_mirror(source_url)
+    access = context.new_mirror_access(source_url)
     source = context.repository_at(source_url)
     if access.place == context.access_to(source_url).place:
         raise UsageError(
@@ -166,7 +170,7 @@ def init_mirror(context: Context, source_url: str) -> InitMirrorResult:
 
 
 def _new_place(access: Access, events: Events) -> tuple[Storage, Capabilities]:
-    """Open a place where no repository is yet, and find out whether one can be kept there."""
+    """Open a place that holds no repository yet, and test whether it can hold one."""
     storage = open_access(access, create=True, events=events)
     require_no_repository(storage)
     capabilities = probe_storage(storage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -41,7 +40,7 @@ KEY_PROOF = "key"
 
 @dataclass(frozen=True)
 class ListedHolder:
-    """One who opens the repository. `opens` counts keys, of `KeyList.keys`; `proven` is the time of the last proof."""
+    """A holder of the repository. `opens` counts keys, of `KeyList.keys`; `proven` is the time of the last proof."""
 
     recipient: str
     name: str
@@ -56,7 +55,7 @@ class ListedHolder:
 
 @dataclass(frozen=True)
 class KeyList:
-    """`keys` counts the meta key and all data keys. `unlabelled` counts wraps of which nobody knows whose they are."""
+    """`keys` counts the meta key and all data keys. `unlabelled` counts wraps whose holders are unknown."""
 
     keys: int
     holders: list[ListedHolder]
@@ -67,7 +66,7 @@ class KeyList:
 
     @property
     def error(self) -> DrkitError | None:
-        """The error that the exit code tells: a proof that cannot be read proves nothing."""
+        """The error that decides the exit code: a proof that cannot be read proves nothing."""
         return next(iter(self.damaged_proofs), None)
 
 
@@ -102,7 +101,7 @@ def list_keys(context: Context) -> KeyList:
 
 
 def add(context: Context, recipient: str, name: str = "") -> Changed:
-    """Let one more recipient open everything. A rerun finishes one that was cut short."""
+    """Let one more recipient open everything. A rerun finishes an interrupted one."""
     changed = add_recipient(context.repository, recipient, name)
     path = context.access.recipients_file
     if path is not None and path.exists() and recipient not in read_recipients(path):
@@ -127,7 +126,7 @@ def remove(context: Context, reference: str) -> Changed:
         )
     context.events.warn(
         "this does not revoke: whoever copied the repository, or a key from it, still opens what was stored until now",
-        hint="If that must not be, make a new repository with new keys, and delete this one and its copies.",
+        hint="To prevent that, create a new repository with new keys, and delete this one and its copies.",
     )
     return replace(changed, warnings=context.warnings)
 
@@ -152,17 +151,17 @@ class ProveResult:
 def prove(context: Context, identity: Path) -> ProveResult:
     """Prove that the identity in a file, brought from elsewhere, opens every key; see `prove_identities`.
 
-    The policy's passphrase is that of the host's own identity: for this one, $DRKIT_PASSPHRASE_FILE or the terminal is
-    asked.
+    The policy's passphrase is that of the host's own identity; the passphrase of this one comes from
+    $DRKIT_PASSPHRASE_FILE or the terminal.
     """
-    passphrase_file = os.environ.get("DRKIT_PASSPHRASE_FILE")
+    passphrase_file = context.environ.get("DRKIT_PASSPHRASE_FILE")
     source = IdentitySource(identity, passphrase_file=Path(passphrase_file) if passphrase_file else None)
     warn_if_exposed([identity], context.events)
     host = context.host if context.policy else ""
     storage = open_access(context.access, events=context.events)
     proven = prove_identities(
         storage,
-        read_identities(source, context.ask),
+        read_identities(source, context.ask, events=context.events),
         elsewhere=not _same_file(identity, context.access.identity_file),
         now=context.now,
         host=host,
@@ -187,8 +186,8 @@ class KitResult:
 def kit(context: Context, *, html: bool, file: Path | None = None, with_program: bool = False) -> KitResult:
     """Make the recovery kit, as text or HTML, and write it to `file` (0600) where one is named.
 
-    `with_program`: let it install drkit from the program beside the repository, which is stored unless this very one is
-    there. Raises DrkitError for a file that exists, and for a drkit that cannot be packed or stored.
+    `with_program`: let it install drkit from the program beside the repository, which is stored unless it is
+    already there. Raises DrkitError for a file that exists, and for a drkit that cannot be packed or stored.
     """
     if file is not None and file.exists():
         raise DrkitError(f"{file} exists, and is not overwritten", hint="Name another file.")
@@ -218,7 +217,7 @@ def unlock(context: Context, file: Path, passphrase_file: Path | None = None) ->
         raise UsageError(f"{file} exists, and is not overwritten", hint="Name another file.")
     access = context.access
     passphrase = existing_passphrase(
-        passphrase_file, f"the identity in {access.url}", context.asker, events=context.events
+        passphrase_file, f"the identity in {access.url}", context.asker, environ=context.environ, events=context.events
     )
     identity = unlocked_identity(open_access(access, events=context.events), passphrase, context.events)
     write_new(file, identity.file_text(context.now))
@@ -227,7 +226,7 @@ def unlock(context: Context, file: Path, passphrase_file: Path | None = None) ->
 
 @dataclass(frozen=True)
 class PassphraseResult:
-    """`left`: copies of an identity that an earlier version stored, of which nobody knows whose they are."""
+    """`left`: copies that an earlier version stored; whose identities they are is unknown."""
 
     recipient: str
     left: list[ListedWrap]
@@ -271,16 +270,16 @@ def key_list(repository: Repository) -> KeyList:
 
 
 def add_recipient(repository: Repository, recipient: str, name: str = "") -> Changed:
-    """Let one more recipient open everything. A rerun finishes one that was cut short."""
+    """Let one more recipient open everything. A rerun finishes an interrupted one."""
     check_recipient(recipient, source="the recipient")
     if not is_name(name):
-        raise UsageError(f"--name is no printable text of at most {MAX_NAME} characters", hint="Give a short name.")
+        raise UsageError(f"--name is not a printable text of at most {MAX_NAME} characters", hint="Give a short name.")
     made = grant(repository, [Holder(recipient, name)])
     return Changed(made, 0, len(read_custody(repository).purposes), [recipient])
 
 
 def remove_recipient(repository: Repository, reference: str) -> Changed:
-    """Delete the wraps of one recipient, named by public key or by name. A rerun finishes one that was cut short.
+    """Delete the wraps of one recipient, named by public key or by name. A rerun finishes an interrupted one.
 
     Raises DrkitError, and changes nothing, when the identity at hand would no longer open every key.
     """
@@ -312,10 +311,10 @@ def _find(custody: Custody, reference: str) -> Holder:
 
 
 def rewrap_keys(repository: Repository, recipients: Sequence[str]) -> Changed:
-    """Make the repository's recipients those given, as a backup will use them: first new wraps, then old ones go.
+    """Make the repository's recipients those given, as a backup will use them. New wraps are made before old ones go.
 
-    Idempotent, and finished by a rerun. Raises DrkitError, and changes nothing, unless an identity at hand is among the
-    recipients.
+    Idempotent; a rerun finishes an interrupted one. Raises DrkitError, and changes nothing, unless an
+    identity at hand is among the recipients.
     """
     require_identity(repository, "wrapping the keys again")
     if not any(identity.recipient in recipients for identity in repository.identities):
@@ -354,9 +353,9 @@ def prove_identities(
 ) -> list[Proven]:
     """Open every key, and a piece of data under each, with each identity alone; then record it as a proof.
 
-    Identities of other repositories are passed over; one must be for this repository. What lies at the policy's own
+    Identities of other repositories are skipped; one must be for this repository. The policy's own
     identity_file proves nothing about a copy `elsewhere`, and the proof says so. Raises AccessDenied or IntegrityError,
-    and records nothing of an identity, for anything that it does not open.
+    and records nothing for that identity, if it cannot open something.
     """
     Repository.open(storage, identities)  # at least one of them is for this repository, or this says why not
     proven = []

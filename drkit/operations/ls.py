@@ -38,7 +38,7 @@ class LsResult:
 
 
 def ls(context: Context, reference: str, target: str | None, path: str | None, scope: Scope) -> LsResult:
-    """List the members of a target at and below `path`, all without one. The only target need not be named."""
+    """List the members at and below `path`, or all without a path. `target` may be None if there is only one."""
     record = find_snapshot(context.repository, reference, scope)
     return LsResult(record, list_members(context.repository, choose_target(record, target), path))
 
@@ -50,7 +50,7 @@ def listed(member: Member) -> Listed:
 
 
 def choose_target(snapshot: Snapshot, name: str | None) -> Target:
-    """Return the named target, or the only one. Raises UsageError naming the choices."""
+    """Return the named target, or the only one. Raises DrkitError or UsageError, naming the choices."""
     fitting = [target for target in snapshot.targets if target.tree and name in (None, target.name)]
     if len(fitting) == 1:
         return fitting[0]
@@ -61,7 +61,7 @@ def choose_target(snapshot: Snapshot, name: str | None) -> Target:
 
 
 def list_members(repository: Repository, target: Target, path: str | None) -> Iterator[Listed]:
-    """Yield the members at and below `path`, all without one. Raises DrkitError when there is none."""
+    """Yield the members at and below `path`, or all without a path. Raises DrkitError if there are none."""
     wanted = path.strip("/").encode("utf-8", "surrogateescape") if path and path.strip("/") not in ("", ".") else b""
     seen = False
     with ChunkReader(repository) as reader:
@@ -70,6 +70,4 @@ def list_members(repository: Repository, target: Target, path: str | None) -> It
                 seen = True
                 yield listed(member)
     if not seen:
-        raise DrkitError(
-            f"{target.kind} {target.name} holds no {path}", hint="See all paths: drkit ls SNAPSHOT TARGET."
-        )
+        raise DrkitError(f"{target.title} holds no {path}", hint="See all paths: drkit ls SNAPSHOT TARGET.")

@@ -1,4 +1,4 @@
-"""`drkit prune`: forget what retention does not keep, then give back the space of what no snapshot needs."""
+"""`drkit prune`: forget what retention does not keep, then free the space that no snapshot needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from drkit.catalog import retention
 from drkit.catalog.find import readable_snapshots
 from drkit.catalog.kept import still_kept
-from drkit.errors import DrkitError, StorageFull
+from drkit.errors import DrkitError, StorageFull, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.operations.context import Context, found_at
 from drkit.policy import Policy
@@ -23,7 +23,7 @@ from drkit.repository.repository import Repository
 
 @dataclass
 class PruneResult:
-    """What would be done, and what was; `done` is None for a plan."""
+    """What would be done, and what was done; `done` is None for a dry run."""
 
     retention: retention.Plan
     others: int
@@ -32,12 +32,12 @@ class PruneResult:
     done: Done | None = None
     locks_renewed: int = 0
     disk_full: bool = False
-    """Nothing was moved, only whole packs were dropped, because there was no space to move into."""
+    """There was no space to move data into: only whole packs were dropped."""
     warnings: list[Warned] = field(default_factory=list)
 
     @property
     def error(self) -> DrkitError | None:
-        """The error that the exit code tells: what was found damaged on the way."""
+        """The error that decides the exit code: what was found damaged on the way."""
         return next(iter(self.done.damaged), None) if self.done else None
 
 
@@ -73,9 +73,8 @@ def _warn(pruned: PruneResult, done: Done, events: Events) -> None:
     if pruned.disk_full:
         events.warn("the disk was full: only whole packs were dropped", hint="Run drkit prune again.")
     if done.denied:
-        objects = f"{len(done.denied)} object{'' if len(done.denied) == 1 else 's'}"
         events.warn(
-            f"the storage refused to delete {objects}, {done.denied[0]} among them",
+            f"the storage refused to delete {counted(len(done.denied), 'object')}, {done.denied[0]} among them",
             hint="Run drkit prune again once its retention lock has ended.",
         )
 
@@ -91,10 +90,10 @@ def prune_repository(
     clock: Clock | None = None,
     events: Events = LOGGED,
 ) -> PruneResult:
-    """Apply the policy's retention to the snapshots of this host and policy, all else stays; then reclaim space.
+    """Apply the policy's retention to the snapshots of this host and policy, then reclaim space. Others stay.
 
     Without a policy, or one without retention, nothing is forgotten. A full disk is pruned without moving anything,
-    with the space that is set aside for it. Raises what Prune.run raises; no snapshot that stays has lost anything.
+    with the space reserved for that. Raises what Prune.run raises; no remaining snapshot has lost anything then.
     """
     chosen = _Choice(policy, host, now)
     if dry_run:
@@ -110,7 +109,7 @@ def prune_repository(
     try:
         pruned = run(options)
     except StorageFull:
-        events.note("the disk is full: dropping whole packs only")
+        events.note("the disk is full: dropping only whole packs")
         with repository.storage.released_reserve():
             pruned = run(Options(0, options.yes_really, options.grace))
         pruned.disk_full = True
@@ -122,7 +121,7 @@ def prune_repository(
 
 
 class _Choice:
-    """Retention as a prune asks for it; keeps the plan, with its reasons, for the result."""
+    """Decides for a prune which snapshots to forget; keeps the plan, with its reasons, for the result."""
 
     def __init__(self, policy: Policy | None, host: str, now: datetime) -> None:
         self._policy, self._host, self._now = policy, host, now

@@ -1,6 +1,6 @@
 """`drkit restore`: a volume, some of its paths, or an image, back from a snapshot.
 
-Plan, create, write, verify; success is said only after the restored data was captured again and compared.
+Plan, create, write, verify. It reports success only after the restored data was captured again and compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def restore(
     *,
     dry_run: bool = False,
 ) -> RestoreResult:
-    """Restore one target of a snapshot, named by id, a part of it, or `latest`. Never writes over what is there."""
+    """Restore one target of a snapshot, named by id, a part of it, or `latest`. Never overwrites anything."""
     snapshot, target = find_target(context.repository, reference, kind, name, scope)
     restoring = Restoring(context.engine, context.repository, context.state.restores, context.events)
     plan = KINDS[kind].plan_restore(restoring, snapshot, target, options)

@@ -1,4 +1,4 @@
-"""What narrows `latest` and listings."""
+"""Which snapshots `latest` and listings consider."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from drkit.operations.context import Context
 
 
 def scope_of(context: Context, host: str | None = None, policy: str | None = None, at: datetime | None = None) -> Scope:
-    """What was asked for; and the policy whose file was named, where no other one was asked for."""
+    """Return the scope that was asked for. Without `policy`, it is that of the policy whose file was given."""
     return Scope(host, policy if policy is not None else context.named_policy, at)

@@ -12,14 +12,14 @@ from drkit.repository.format.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class SnapshotsResult:
-    """Oldest first. `damaged`: records that cannot be read, whose host and policy nobody knows."""
+    """Oldest first. `damaged`: records that cannot be read, so that their host and policy are unknown."""
 
     snapshots: list[Snapshot]
     damaged: list[IntegrityError]
 
     @property
     def error(self) -> IntegrityError | None:
-        """The error that the exit code tells."""
+        """The error that decides the exit code."""
         return next(iter(self.damaged), None)
 
 

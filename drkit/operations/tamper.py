@@ -1,4 +1,4 @@
-"""`drkit doctor --tamper`: would the backups survive a thief of this host? Found out by being one."""
+"""`drkit doctor --tamper`: would the backups survive the theft of this host? It plays the thief to find out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drkit.storage import LOCK_HINT, Attempt
 
 @dataclass(frozen=True)
 class TamperResult:
-    """`reason` and `hint` say why it would not survive, and the cure."""
+    """Whether the repository would survive. `reason` and `hint` say why not, and what to do about it."""
 
     survives: bool
     reason: str = ""
@@ -23,7 +23,7 @@ class TamperResult:
 
     @property
     def error(self) -> DrkitError | None:
-        """The error that the exit code tells: None where the repository would survive."""
+        """The error that decides the exit code: None if the repository would survive."""
         if self.survives:
             return None
         return DrkitError(f"a stolen host would cost the backups: {self.reason}", hint=self.hint)

@@ -54,14 +54,9 @@ class Capture:
     started: float
     events: Events
 
-    @property
-    def what(self) -> str:
-        """What messages call the target, such as "volume db"."""
-        return f"{self.target.kind} {self.target.name}"
-
     def stream(self, readinto: ReadInto) -> MemberStream:
         """Read a tar stream into chunks."""
-        watching = watched(readinto, partial(self.events.progress, self.what))
+        watching = watched(readinto, partial(self.events.progress, self.target.title))
         return MemberStream(watching, self.repository.meta.member, self.writer.put_data)
 
 
@@ -118,7 +113,7 @@ def capture_directory(
     with Spool() as members:
         with ExitStack() as stack:
             process = stack.enter_context(start())
-            scan = read_scan(process.readinto, exclude, what=capture.what, full=helper.full)
+            scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
             plan = read_everything(scan)
             if previous is not None:
                 plan = plan_reuse(scan, partial(capture.reader.members, previous), capture.writer.chunk_size)
@@ -191,7 +186,7 @@ def _has_tree(capture: Capture, previous: Target) -> bool:
     """
     if all(capture.writer.chunk_size(chunk_id) is not None for chunk_id in tree_chunk_ids(previous)):
         return True
-    capture.events.warn(f"{capture.what}: the tree of its last snapshot is gone, so all of it is read again")
+    capture.events.warn(f"{capture.target.title}: the tree of its last snapshot is gone, so all of it is read again")
     return False
 
 
@@ -204,7 +199,7 @@ def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan,
     split = None if scan.full else next((entry.path for entry in scan if b"\n" in entry.path), None)
     if split is not None:
         raise CaptureFailed(
-            f"{capture.what}: the stock helper cannot ask for {display_path(split)}, whose name has a newline",
+            f"{capture.target.title}: the stock helper cannot ask for {display_path(split)}, whose name has a newline",
             hint="Remove helper.image from the policy: drkit's own helper keeps every name.",
         )
     expected = ((number, entry) for number, entry in enumerate(scan) if plan.flags[number] == READ)
@@ -217,7 +212,7 @@ def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan,
             path = member_path(item.frame.name)
             found = _await(path, expected, missing)
             if found is None:
-                raise CaptureFailed(f"{capture.what}: tar sent {display_path(path)}, which was not asked for")
+                raise CaptureFailed(f"{capture.target.title}: tar sent {display_path(path)}, which was not asked for")
             number, entry = found
             if scan.full:
                 member = scanned_member(item, entry, settled_before=settled_before)
@@ -231,7 +226,7 @@ def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan,
     lost = missing.difference(messages.vanished)
     if lost:
         raise CaptureFailed(
-            f"{capture.what}: {len(lost)} files did not come, {display_path(min(lost))} among them",
+            f"{capture.target.title}: {len(lost)} files did not come, {display_path(min(lost))} among them",
             hint="Run drkit backup again.",
         )
     return _Flaws(set(messages.torn), missing)
@@ -249,7 +244,7 @@ def _await(path: bytes, expected: Iterator[tuple[int, Entry]], missing: set[byte
 def _require_end(capture: Capture, stream: MemberStream) -> None:
     if not stream.ended:
         raise CaptureFailed(
-            f"the stream of {capture.what} broke off after {stream.bytes_read} bytes",
+            f"the stream of {capture.target.title} broke off after {stream.bytes_read} bytes",
             hint="Look at the engine's log, then run drkit backup again.",
         )
 
@@ -259,7 +254,9 @@ def _messages_of(end: HelperExit, capture: Capture) -> TarReport:
     messages = classify_tar_stderr(end.stderr, truncated=end.stderr_truncated)
     if not messages.explains(end.code):
         reason = messages.unknown[0] if messages.unknown and not end.oom_killed else end.describe()
-        raise CaptureFailed(f"{capture.what}: {reason}", hint="Run drkit helper probe, then drkit backup again.")
+        raise CaptureFailed(
+            f"{capture.target.title}: {reason}", hint="Run drkit helper probe, then drkit backup again."
+        )
     return messages
 
 
@@ -280,7 +277,7 @@ def _retry_torn(
             break
         with Spool() as members:
             with start_again() as process:
-                scan = read_scan(process.readinto, exclude, what=capture.what, full=helper.full)
+                scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
                 plan = ReusePlan(bytearray(READ if entry.path in torn else REUSE for entry in scan))
                 if not plan.reads:
                     break

@@ -50,7 +50,7 @@ class MemberVerifier:
             try:
                 members = list(self._unverified(target))
             except IntegrityError:  # the tree itself cannot be read, so no file of the target can be either
-                self._found(error, snapshot, f"{target.kind} {target.name}")
+                self._found(error, snapshot, target.title)
                 return
         for member in members:
             try:

@@ -30,7 +30,7 @@ from drkit.storage import S3Settings, is_s3, local_path
 
 
 class Section(NamedTuple):
-    """A heading, and lines under it; `commands` are to be typed as they are, the rest is to be read."""
+    """A heading with text to read and `commands` to type as they are."""
 
     title: str
     text: list[str]
@@ -176,7 +176,7 @@ def _from_source(source: Source) -> _Installing:
 
 
 def _from_program(kit: Kit, program: Program) -> _Installing:
-    """The hash is checked before anything is unpacked, in one command: what is pasted goes on after a failure."""
+    """The hash is checked before anything is unpacked, in one command: a pasted script goes on after a failure."""
     text = [
         f"{'Any S3 client fetches drkit.' if is_s3(kit.url) else 'drkit lies beside the repository.'} "
         f"It needs {program.needs}.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.commit.session import get_session
@@ -15,8 +15,9 @@ from drkit.repository.format.names import LOCKED_PREFIXES, display_path
 from drkit.repository.format.packs import pack_id_of, pack_key
 from drkit.repository.format.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member
+from drkit.repository.holders.custody import holds_right_key, is_key_wrap
 from drkit.repository.index import ATTEMPTS, Index, index_keys, read_index
-from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap, open_wrap
 from drkit.repository.pack_reader import PacksRead, read_directories, read_packs, stored_packs
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
@@ -74,12 +75,11 @@ class Report:
 
     @property
     def error(self) -> IntegrityError | None:
-        """The error that the exit code tells: None where nothing is damaged."""
+        """The error that decides the exit code: None if nothing is damaged."""
         if self.ok:
             return None
-        count = len(self.findings)
         return IntegrityError(
-            f"damaged or missing: {count} object{'' if count == 1 else 's'}",
+            f"damaged or missing: {counted(len(self.findings), 'object')}",
             hint="Restore them from a copy of the repository, or move them away: drkit backup then stores them again.",
         )
 
@@ -164,7 +164,7 @@ def _check_once(repository: Repository, read: PacksRead) -> Report:
 
 
 def describe_file(target: Target, member: Member) -> str:
-    return f"{target.kind} {target.name}: {display_path(member.path)}"
+    return f"{target.title}: {display_path(member.path)}"
 
 
 def _check_keys(repository: Repository, report: Report) -> set[str]:
@@ -179,9 +179,23 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
             continue  # a prune deleted it since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
+            continue
+        if _holds_wrong_key(repository, info.key):
+            report.notes[info.key] = "holds another key than its place says: somebody put it there; it serves nobody"
         else:
             whole.add(info.key.rpartition("/")[0] + "/")
     return whole
+
+
+def _holds_wrong_key(repository: Repository, name: str) -> bool:
+    """Whether an identity at hand opens this wrap and finds another key in it. Without one nobody can tell."""
+    if not is_key_wrap(name):
+        return False
+    try:
+        opened = open_wrap(repository.storage, name, repository.id, repository.identities)
+    except (IntegrityError, ObjectNotFound):
+        return False  # such as a wrap for a repository that was never made
+    return opened is not None and not holds_right_key(repository, name, opened[1])
 
 
 def _check_packs(repository: Repository, report: Report, read: PacksRead) -> dict[bytes, int]:
@@ -251,7 +265,8 @@ def _unfinished(repository: Repository, key: str) -> str:
     run_id = key.split("/")[1]
     if key.startswith("marks/"):
         count = len(get_mark(repository.storage, repository.objects, key))
-        return f"prune {run_id} has condemned {count} objects and has not ended: it is at work, or was cut short"
+        condemned = counted(count, "object")
+        return f"prune {run_id} has condemned {condemned} and has not ended: it is at work, or was cut short"
     session = get_session(repository.storage, repository.objects, key)
     what = "prune" if session.prune else "run"
     return f"{what} {run_id} of host {session.host} has not ended: it is at work, or was cut short"
@@ -274,7 +289,7 @@ def _check_target(
 ) -> None:
     """Read a target's tree, and check that every extent lies within a chunk whose pack is whole."""
     problems: dict[bytes, tuple[str, str] | None] = {}
-    name = f"{target.kind} {target.name}"
+    name = target.title
     for chunk_id in tree_chunk_ids(target):
         problem = structure.problem(chunk_id)
         if problem is not None:

@@ -14,6 +14,7 @@ from drkit.errors import IntegrityError
 from drkit.events import Events
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import pack_id_of
+from drkit.repository.futures import result_of
 from drkit.repository.pack_reader import PACKS_AHEAD, PacksRead, WholePack, read_pack, read_packs
 from drkit.storage.base import Storage
 
@@ -70,7 +71,7 @@ class PackCache:
             if coming is None:
                 self._asked.add(pack_id)
                 self._fetching[pack_id] = Future()
-        return coming.result() if coming is not None else self._fetch(pack_id)
+        return result_of(coming) if coming is not None else self._fetch(pack_id)
 
     def _fetch(self, pack_id: bytes) -> bytes:
         future = self._fetching[pack_id]

@@ -15,6 +15,7 @@ from drkit.repository.chunk_finder import ChunkFinder, GetRange, open_chunk
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.snapshot import Target, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member, decode_members
+from drkit.repository.futures import result_of
 from drkit.repository.index import Location
 from drkit.repository.repository import Repository
 from drkit.tuning import keep_freed_memory
@@ -35,7 +36,7 @@ class _Wanted(NamedTuple):
     end: int
 
     def piece(self) -> memoryview:
-        data = self.chunk.result()
+        data = result_of(self.chunk)
         if self.end > len(data):
             raise IntegrityError(
                 f"an extent ends at {self.end} in a chunk of {len(data)} bytes", hint="Run drkit check."
@@ -84,12 +85,12 @@ class ChunkReader:
         """Return one chunk. Raises IntegrityError naming the pack when it is missing or damaged."""
         chunk = self._request(chunk_id)
         self._fetch_gathered()
-        return chunk.result()
+        return result_of(chunk)
 
     def members(self, target: Target) -> Iterator[Member]:
         """Yield the members of a target in order."""
         chunks = (self.chunk(chunk_id) for chunk_id in tree_chunk_ids(target))
-        return decode_members(chunks, source=f"{target.kind} {target.name}")
+        return decode_members(chunks, source=target.title)
 
     def extents(self, members: Iterable[Member]) -> Iterator[memoryview]:
         """Yield the raw bytes of `members`, concatenated, in pieces as large as neighbouring extents allow."""

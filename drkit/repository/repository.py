@@ -14,6 +14,7 @@ from drkit.repository.commit.records import list_snapshots
 from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.objects import ObjectSealer
+from drkit.repository.format.packs import pack_key
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import Snapshot, format_time
 from drkit.repository.index import Index, add_unlisted_packs, index_for_reading
@@ -38,6 +39,11 @@ class Config:
 
     def canonical(self) -> bytes:
         return json.dumps(self.fields, sort_keys=True, separators=(",", ":")).encode()
+
+    def is_made_with(self, meta_key: bytes) -> bool:
+        """Whether this is the meta key of the repository: only who holds it can make the `mac`."""
+        meta = MetaKeys.derive(meta_key, self.repository_id)
+        return keyed_digest(meta.config, self.canonical()) == self.mac
 
 
 def _chunker_fields(parameters: ChunkerParameters) -> dict[str, Any]:
@@ -96,7 +102,7 @@ class Repository:
 
     def __init__(self, storage: Storage, config: Config, meta_key: bytes, identities: Sequence[Identity]) -> None:
         self.single_writer = config.fields.get("writers", "many") != "many"
-        """Whether the store takes one writer at a time, see sole.py. What this version does not know counts as that."""
+        """Whether the store takes one writer at a time (commit/single_writer.py), also where a setting is unknown."""
         self.storage = storage = storage.single_writer() if self.single_writer else storage
         self.id = config.repository_id
         self.meta = MetaKeys.derive(meta_key, self.id)
@@ -112,7 +118,16 @@ class Repository:
         self.config_mac = config.mac
         """Different for every other repository, even one with the same id: the meta key goes into it."""
         self.identities = tuple(identities)
-        self.keys = KeyRing(storage, self.id, self.meta, identities)
+        self.derived_key_ids = config.fields.get("key_ids") == "derived"
+        """Whether the id of every data key tells the right key. Else, for keys of an earlier version, a chunk does."""
+        self.keys = KeyRing(
+            storage,
+            self.id,
+            self.meta,
+            identities,
+            derived=self.derived_key_ids,
+            opens_chunk=lambda key_id, key: self.opens_chunk(key_id, key) is True,
+        )
         self.objects = ObjectSealer(self.meta.objects, self.id)
         self.chunks = ChunkSealer(self.meta, self.keys, self.id)
         self._index: Index | None = None
@@ -124,8 +139,17 @@ class Repository:
     def open(cls, storage: Storage, identities: Sequence[Identity]) -> Repository:
         """Open with identities. Raises AccessDenied when none of them opens the meta key."""
         config = read_config(storage)
-        meta_key = keys.open_key(storage, keys.META_PREFIX, config.repository_id, identities)
-        return cls(storage, config, meta_key, identities)
+        wrong = []
+        for name, meta_key in keys.opened_keys(storage, keys.META_PREFIX, config.repository_id, identities):
+            if config.is_made_with(meta_key):
+                return cls(storage, config, meta_key, identities)
+            wrong.append(name)
+        raise IntegrityError(
+            f"{CONFIG} of {storage.url} does not authenticate with any key that the identity opens: it was changed "
+            f"after init, or {wrong[0]} holds a key that somebody put there",
+            hint="Restore config and keys/meta/ from a copy of the repository. No pack is to blame.",
+            object_name=CONFIG,
+        )
 
     @classmethod
     def open_write_only(cls, storage: Storage, meta_key_text: str, *, source: str) -> Repository:
@@ -163,6 +187,7 @@ class Repository:
             "id": repository_id.hex(),
             "created": format_time(now),
             "chunkers": {"data": _chunker_fields(DATA_CHUNKS), "tree": _chunker_fields(TREE_CHUNKS)},
+            "key_ids": "derived",
             **({"writers": "single"} if single_writer else {}),
         }
         meta = MetaKeys.derive(meta_key, repository_id)
@@ -191,6 +216,15 @@ class Repository:
             self._index_is_complete = True
             self.damage += add_unlisted_packs(index, self.storage, self.objects)
         return index
+
+    def opens_chunk(self, key_id: bytes, key: bytes) -> bool | None:
+        """Whether a key opens a chunk that was sealed under this key id. None without such a chunk."""
+        chunk_id = self.index.samples().get(key_id)
+        place = self.index.get(chunk_id) if chunk_id else None
+        if chunk_id is None or place is None:
+            return None
+        sealed = self.storage.get(pack_key(place.pack_id), place.offset, place.sealed_size)
+        return self.chunks.is_sealed_with(key, key_id, chunk_id, sealed)
 
     def snapshots(self) -> Iterator[Snapshot | IntegrityError]:
         """Yield every snapshot record, oldest first; a damaged one as the error that names it."""

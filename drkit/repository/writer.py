@@ -20,11 +20,10 @@ from drkit.repository.commit.records import commit_run, is_taken
 from drkit.repository.commit.session import Session
 from drkit.repository.commit.single_writer import require_single_writer
 from drkit.repository.format.packs import DATA_MAGIC, TREE_MAGIC, Entry, PackBuilder, pack_buffer, pack_key
-from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.index import Index, IndexBatch, PackListing, index_for_writing
 from drkit.repository.keys.labels import Holder
-from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, data_key_prefix, new_key, put_key
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, new_key, put_key
 from drkit.repository.pack_reader import stored_packs
 from drkit.repository.repository import Repository
 from drkit.tuning import keep_freed_memory
@@ -240,8 +239,9 @@ class RunWriter:
     def _data_key(self) -> bytes:
         """The id of this run's data key. The key is made, and its wraps are stored, before the first chunk under it."""
         if self._data_key_id is None:
-            key_id, key = random_bytes(KEY_ID_SIZE), new_key()
             repository, holders = self._repository, [Holder(recipient) for recipient in self._recipients]
+            key = new_key()
+            key_id = repository.meta.data_key_id(key)
             put_key(self._storage, repository.objects, data_key_prefix(key_id), repository.id, key, holders)
             self._repository.keys.add(key_id, key)
             self._data_key_id = key_id

@@ -1,4 +1,4 @@
-"""What can be protected, one module a kind: how it is planned, captured and restored."""
+"""What can be protected, one module per kind: how it is planned, captured and restored."""
 
 from __future__ import annotations
 

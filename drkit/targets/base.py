@@ -1,7 +1,7 @@
-"""What the modules of the kinds share: what they are told, and what they answer.
+"""What the modules of the kinds share: what they receive, and what they return.
 
-Planning loads what engine and policy need and no more. What reads and writes data is imported where it is used: a
-backup loads it while its first helper container starts, and the two take about as long (0.2 s, measured).
+Planning loads only what engine and policy need. Modules that read and write data are imported where they are used: a
+backup loads them while its first helper container starts, and both take about 0.2 s (measured).
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class Ready:
 
 @contextmanager
 def made_ready(policy: Policy, engine: Engine, targets: list[Planned], *, run_id: str) -> Iterator[Ready]:
-    """Have the helpers of all volumes that are there started one ahead, in this order; what is left ends on leaving."""
+    """Start the helpers of all existing volumes one ahead, in this order. Those left over end when the context does."""
     volumes = {target.name: target for target in targets if target.kind == Kind.VOLUME and not target.problem}
     helper = ensure_helper(engine, policy.helper.image, run_id=run_id) if volumes else None
 
     def start(name: str) -> HelperProcess:
-        assert helper is not None  # made where a volume was planned
+        assert helper is not None  # exists if a volume was planned
         trusted = volumes[name].trusted_xattrs
         return start_capture(engine, helper, name, run_id=run_id, trusted_xattrs=trusted, held=True)
 
@@ -81,9 +81,9 @@ class Capturing:
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How a target comes back: under the name `to`, only `paths` of it (gitignore patterns), in the original's place.
+    """How to restore a target: under the name `to` instead of its own, and only `paths` of it (gitignore patterns).
 
-    `same_device` reuses options that name a device, bind path or share: it writes into the original's data.
+    `same_device` reuses options that name a device, bind path or share: it writes into the data of the original.
     """
 
     to: str | None = None
@@ -103,9 +103,9 @@ class Restoring:
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """What a restore will do. `name` is what will be made; `notes` are differences that the operator must know.
+    """What a restore will do. `name` is what will be created; `notes` are differences that the operator must know.
 
-    `details` is what the kind alone knows, as `--json` shows it.
+    `details` is what only the kind knows, as `--json` shows it.
     """
 
     snapshot: Snapshot
@@ -116,12 +116,12 @@ class RestorePlan:
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     selection: Selection | None = None
-    """What `paths` choose; None for everything."""
+    """What `paths` selected; None for everything."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What was restored, and verified. Seconds, in all and by phase."""
+    """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase."""
 
     name: str
     files: int
@@ -134,18 +134,18 @@ class TargetKind(Protocol):
     """What the module of a kind has. A new kind is a new module, listed in `targets.KINDS`."""
 
     def plan(self, policy: Policy, engine: Engine) -> list[Planned]:
-        """Resolve what the policy protects of this kind. What is not there is planned too, with its problem."""
+        """Resolve what the policy protects of this kind. A missing target is planned too, with its problem."""
 
     def capture(self, capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
         """Capture one target and fill in `target`, taking over what it can from `previous`, an earlier capture of it.
 
-        Raises CaptureFailed for what is wrong with the target, and whatever the storage raises.
+        Raises CaptureFailed for errors of the target, and whatever the storage raises.
         """
 
     def plan_restore(
         self, restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions
     ) -> RestorePlan:
-        """Decide everything before anything changes. Raises DrkitError for what cannot be done, and changes nothing."""
+        """Decide everything before anything changes. Changes nothing. Raises DrkitError for what cannot be done."""
 
     def restore(self, restoring: Restoring, plan: RestorePlan) -> Restored:
-        """Carry out a plan of `plan_restore`, and verify what was written. Undoes what it did where that fails."""
+        """Carry out a plan of `plan_restore`, and verify what was written. Undoes what it did if that fails."""

@@ -28,6 +28,7 @@ def plan(policy: Policy, engine: Engine) -> list[Planned]:
 
 
 def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
+    # Deferred: see base.py.
     from drkit.pipeline.capture import can_take_over, capture_stream, take_over
     from drkit.pipeline.stream import iterator_readinto
     from drkit.targets.pipes import capture_of
@@ -56,7 +57,8 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
 
 
 def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
-    """Load an image, and check its id and tags afterwards. Raises DrkitError when a tag is another image's here."""
+    """Load an image, and check its id and tags afterwards. Raises DrkitError if a tag names another image here."""
+    # Deferred: see base.py.
     from drkit.repository.holders.custody import require_identity
     from drkit.targets.pipes import archive_of
 
@@ -79,7 +81,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
 
 
 def _identity(target: Target) -> ImageIdentity:
-    """The image that a record describes. Fields that this version does not know are passed over."""
+    """The image that a record describes. Fields that this version does not know are ignored."""
     names = {item.name for item in fields(ImageIdentity)}
     known: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in target.source.items() if key in names

@@ -1,4 +1,4 @@
-"""Between the kinds and the pipeline: captures of one run, and archives as they are stored."""
+"""Between the kinds and the pipeline: captures of one run, and stored archives."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from drkit.pipeline.capture import Capture
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import selected_members
-from drkit.repository.format.kinds import Kind
-from drkit.repository.format.snapshot import Snapshot, Target, parse_time
+from drkit.repository.format.snapshot import Target, parse_time
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 from drkit.targets.base import Capturing
 
 
 def capture_of(capturing: Capturing, target: Target) -> Capture:
-    """What the pipeline is told for one target of a run."""
+    """Return what the pipeline needs to capture one target of a run."""
     started = parse_time(target.started) if target.started else capturing.now
     return Capture(
         capturing.engine,
@@ -26,11 +25,6 @@ def capture_of(capturing: Capturing, target: Target) -> Capture:
         started.timestamp(),
         capturing.events,
     )
-
-
-def stored_helper(snapshot: Snapshot) -> Target:
-    """The helper image that a snapshot keeps, as a target; its tree is empty where it keeps none."""
-    return Target(Kind.IMAGE, "drkit helper", tree=snapshot.helper.get("tree", []))
 
 
 def archive_of(repository: Repository, target: Target) -> Iterator[bytes]:

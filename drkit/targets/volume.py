@@ -14,7 +14,7 @@ from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
 from drkit.engine.helper.launch import remove_helpers
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
-from drkit.errors import CaptureFailed, DrkitError
+from drkit.errors import CaptureFailed, DrkitError, counted
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
 from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
@@ -46,6 +46,7 @@ def plan(policy: Policy, engine: Engine) -> list[Planned]:
 
 
 def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
+    # Deferred: see base.py.
     from drkit.pipeline.capture import capture_directory
     from drkit.pipeline.select import Patterns
     from drkit.targets.pipes import capture_of
@@ -56,7 +57,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     target.source = {key: document.get(key) for key in ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")}
     target.lost = [] if planned.trusted_xattrs else [TRUSTED_LOSS]
     helper = capturing.ready.helper
-    assert helper is not None  # made where a volume was planned
+    assert helper is not None  # exists if a volume was planned
     if not helper.full:
         target.lost = list(STOCK_LOSSES)
     start = partial(capturing.ready.standby.take, planned.name)
@@ -72,7 +73,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
 
 
 def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions) -> RestorePlan:
-    """Plan to make a new volume. Raises DrkitError where the volume exists, and where no path matches."""
+    """Plan to create a new volume. Raises DrkitError if the volume exists, and if no path matches."""
     name = options.to or target.name
     unfinished = restoring.journal.unfinished(name)
     volumes.require_absent(restoring.engine, name, unless_restore=unfinished)
@@ -80,7 +81,7 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
     files = target.files if selection is None else len(selection.paths)
     if not files and options.paths:
         raise DrkitError(
-            f"no path in {target.kind} {target.name} matches {', '.join(options.paths)}",
+            f"no path in {target.title} matches {', '.join(options.paths)}",
             hint=f"See what there is: drkit ls {snapshot.id} {target.name}.",
         )
     source = target.source
@@ -91,7 +92,9 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
     if target.reduced:
         notes += [f"not in this snapshot: {loss}" for loss in target.lost]
     if target.torn.count:
-        notes.append(f"{target.torn.count} files changed while they were captured, {target.torn.names[0]} among them")
+        notes.append(
+            f"{counted(target.torn.count, 'file')} changed during the capture, {target.torn.names[0]} among them"
+        )
     if unfinished is not None:
         notes.append(
             f"an earlier restore into {name} was interrupted: what it wrote is removed and the restore starts again"
@@ -105,6 +108,7 @@ def _not_taken_over(reasons: Iterable[str]) -> list[str]:
 
 
 def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> Selection:
+    # Deferred: see base.py.
     from drkit.pipeline.select import Patterns
     from drkit.pipeline.selection import select_members
     from drkit.repository.reader import ChunkReader
@@ -115,6 +119,7 @@ def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> 
 
 def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     """Create the volume, write into it, verify it. On any failure the volume is removed again."""
+    # Deferred: see base.py.
     from drkit.pipeline.extract import Restore, extracted, verifier
     from drkit.repository.holders.custody import require_identity
     from drkit.repository.reader import ChunkReader
@@ -161,7 +166,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
 
 
 def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:
-    """Remove what is not verified: it must not pass for restored. Where that fails, the journal tells the next run."""
+    """Remove a volume that is not verified. If that fails, the journal tells the next run."""
     try:
         _remove(restoring.engine, volume, restore_id)
     except DrkitError as error:
@@ -178,12 +183,14 @@ def _remove(engine: Engine, volume: str, restore_id: str) -> None:
 
 
 def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) -> HelperImage:
-    """Return a helper that can write a volume: one that is here, a new one, or the one kept in the repository."""
+    """Return a helper that can write a volume: one on this engine, a new one, or the one kept in the repository."""
     try:
         return ensure_helper(restoring.engine, "auto", run_id=run_id)
     except DrkitError:
         if not snapshot.helper.get("tree") or not restoring.repository.identities:
             raise
-    from drkit.targets.pipes import archive_of, stored_helper
+    # Deferred: see base.py.
+    from drkit.repository.format.snapshot import stored_helper
+    from drkit.targets.pipes import archive_of
 
     return load_helper(restoring.engine, archive_of(restoring.repository, stored_helper(snapshot)))

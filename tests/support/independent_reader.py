@@ -17,6 +17,7 @@ import blake3
 import msgpack
 import pyrage
 import zstandard
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -53,15 +54,27 @@ class IndependentReader:
         self.identity = pyrage.x25519.Identity.from_str(lines[0])
         config = json.loads((root / "config").read_bytes())
         assert (config["format"], config["version"]) == ("drkit repository", 1)
+        assert config.get("key_ids", "derived") == "derived"
+        self.derived = "key_ids" in config
         self.id = bytes.fromhex(config["id"])
-        self.meta_key = self._wrapped_key("meta")
-        mac = config.pop("mac")
-        canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-        assert blake3.blake3(canonical, key=self._subkey("config")).hexdigest() == mac
+        self._mac = config.pop("mac")
+        self._canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+        [self.meta_key] = [key for key in self._wrapped_keys("meta") if self._is_meta_key(key)][:1]
         self.keys = {TREE_KEY: self._subkey("tree chunk")}
         self.places = dict(self._index())
 
-    def _wrapped_key(self, name: str) -> bytes:
+    def _is_meta_key(self, key: bytes) -> bool:
+        return blake3.blake3(self._canonical, key=self._subkey("config", key)).hexdigest() == self._mac
+
+    def _data_keys(self, key_id: bytes) -> list[bytes]:
+        """The key that fits the id; in a repository of an earlier version, where none does, those that may be it."""
+        keys = self._wrapped_keys(key_id.hex())
+        naming = self._subkey("key id")
+        fitting = [key for key in keys if blake3.blake3(key, key=naming).digest()[:16] == key_id]
+        return fitting[:1] or ([] if self.derived else keys)
+
+    def _wrapped_keys(self, name: str) -> list[bytes]:
+        found = []
         for path in (self.root / "keys" / name).iterdir():
             body = path.read_bytes()
             if hashlib.sha256(body).hexdigest() != path.name:
@@ -73,12 +86,12 @@ class IndependentReader:
             if (wrap["repository"], wrap["for"]) == (self.id.hex(), name):
                 key = base64.b64decode(wrap["key"], validate=True)
                 assert len(key) == 32
-                return key
-        raise KeyError(f"no wrap of {name} opens")
+                found.append(key)
+        return found
 
-    def _subkey(self, label: str) -> bytes:
+    def _subkey(self, label: str, meta_key: bytes | None = None) -> bytes:
         info = b"drkit 1 " + label.encode("ascii")
-        return HKDF(algorithm=SHA256(), length=32, salt=self.id, info=info).derive(self.meta_key)
+        return HKDF(algorithm=SHA256(), length=32, salt=self.id, info=info).derive(meta_key or self.meta_key)
 
     @staticmethod
     def _unseal(key: bytes, sealed: bytes, associated: bytes) -> bytes:
@@ -88,6 +101,14 @@ class IndependentReader:
         plain = zstandard.ZstdDecompressor().decompress(frame)
         assert len(plain) == size
         return plain
+
+    @staticmethod
+    def _opens(key: bytes, sealed: bytes, associated: bytes) -> bool:
+        try:
+            AESGCM(key).decrypt(sealed[:12], sealed[12:], associated)
+        except InvalidTag:
+            return False
+        return True
 
     def _open(self, kind: str, name: bytes, sealed: bytes) -> bytes:
         associated = b"drkit 1 " + kind.encode() + b"\0" + self.id + name
@@ -129,11 +150,14 @@ class IndependentReader:
 
     def chunk(self, chunk_id: bytes) -> bytes:
         place = self.places[chunk_id]
-        if place.key_id not in self.keys:
-            self.keys[place.key_id] = self._wrapped_key(place.key_id.hex())
         body = (self.root / "packs" / place.pack[:2] / place.pack).read_bytes()
         sealed = body[place.offset : place.offset + place.sealed_size]
-        content = self._unseal(self.keys[place.key_id], sealed, self.id + place.key_id + chunk_id)
+        associated = self.id + place.key_id + chunk_id
+        if place.key_id not in self.keys:
+            self.keys[place.key_id] = next(
+                key for key in self._data_keys(place.key_id) if self._opens(key, sealed, associated)
+            )
+        content = self._unseal(self.keys[place.key_id], sealed, associated)
         naming = "tree id" if place.key_id == TREE_KEY else "chunk id"
         assert blake3.blake3(content, key=self._subkey(naming)).digest() == chunk_id
         assert len(content) == place.size

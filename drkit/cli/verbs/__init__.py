@@ -1,1 +1,1 @@
-"""One verb a module: its options, one call of an operation, and how the result is shown."""
+"""One verb per module: its options, one call of an operation, and how the result is shown."""

@@ -10,6 +10,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations.backup import BackupResult, plan_backup
 from drkit.operations.backup import backup as run_backup
 from drkit.repository.format.kinds import Status
@@ -27,13 +28,15 @@ def backup(
     accept_repository: Annotated[
         str | None,
         typer.Option(
-            "--accept-repository", metavar="ID", help="Back up into this repository although another was there before."
+            "--accept-repository",
+            metavar="ID",
+            help="Back up into this repository although there was another one before.",
         ),
     ] = None,
 ) -> None:
     """Capture the policy's targets into one new snapshot.
 
-    Where the policy has a mirror, it then gets what it lacks.
+    Afterwards the mirror of the policy, if it has one, receives what it lacks.
     """
     if dry_run:
         planned = plan_backup(run.context, target)
@@ -74,7 +77,8 @@ def _document(result: BackupResult) -> dict[str, Any]:
 
 
 def _mirror_document(mirror: MirrorResult) -> dict[str, Any]:
-    from drkit.cli.verbs.copy import document  # deferred: only where there is a mirror
+    # Deferred, like copying itself: 0.06 s, which a backup without a mirror saves.
+    from drkit.cli.verbs.copy import document
 
     copies = document(mirror.copies) if mirror.copies else {}
     return copies | {"status": mirror.status, "url": mirror.url, "error": mirror.error}
@@ -101,9 +105,9 @@ def _print(result: BackupResult) -> None:
     if record.status != Status.FAILED:
         output.print_line(f"snapshot {record.id} {record.status}")
     if result.locks_renewed:
-        output.print_line(f"renewed the locks of {output.counted(result.locks_renewed, 'object')}")
+        output.print_line(f"renewed the locks of {counted(result.locks_renewed, 'object')}")
     if result.mirror and result.mirror.copies:
-        copied = output.counted(len(result.mirror.copies.copied), "snapshot")
+        copied = counted(len(result.mirror.copies.copied), "snapshot")
         output.print_line(f"copied {copied} to {result.mirror.url}")
 
 

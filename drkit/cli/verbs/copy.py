@@ -10,6 +10,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations.copy import CopyResult
 from drkit.operations.copy import copy as copy_snapshots
 from drkit.repository.format.kinds import Status
@@ -26,7 +27,7 @@ def copy(
 ) -> None:
     """Copy the snapshots that the mirror lacks, newest first.
 
-    They are copied unopened: the meta key is enough. drkit init --mirror-of makes a mirror.
+    No data is opened, so the meta key is enough. drkit init --mirror-of creates a mirror.
     """
     with run.watching() as context:
         done = copy_snapshots(context, snapshot or (), to=to)
@@ -54,6 +55,6 @@ def _print(done: CopyResult) -> None:
     if rows:
         output.print_table(("SNAPSHOT", "COPY", "SENT"), rows, right=frozenset({2}))
     output.print_line(
-        f"copied {output.counted(len(done.copied), 'snapshot')} to {done.url}, {output.size_text(done.bytes)} sent; "
-        f"there already: {len(done.skipped)}"
+        f"copied {counted(len(done.copied), 'snapshot')} to {done.url}, {output.size_text(done.bytes)} sent; "
+        f"already there: {len(done.skipped)}"
     )

@@ -10,7 +10,8 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
-from drkit.operations.doctor import Verdict, diagnose
+from drkit.errors import counted
+from drkit.operations.doctor import Severity, diagnose
 from drkit.operations.tamper import try_tampering
 
 
@@ -21,14 +22,14 @@ def doctor(
         bool,
         typer.Option(
             "--tamper",
-            help="Instead: try with this host's credentials to delete and to write over scratch objects, and say "
-            "whether the repository would survive a thief of the host.",
+            help="Instead, try to delete and overwrite scratch objects with this host's credentials, and report "
+            "whether the repository would survive if the host were stolen.",
         ),
     ] = False,
 ) -> None:
-    """Try whether everything can work.
+    """Test everything that drkit needs to work.
 
-    Keys, storage, clock, repository, engine and helper are each tried: one run shows all that is wrong.
+    Keys, storage, clock, repository, engine and helper are tested one by one: one run shows all that is wrong.
     """
     if tamper:
         _tamper(run)
@@ -39,7 +40,7 @@ def doctor(
         output.print_json({"status": diagnosis.status, "findings": findings})
     else:
         for finding in diagnosis.findings:
-            if run.quiet and finding.status == Verdict.OK:
+            if run.quiet and finding.status == Severity.OK:
                 continue
             output.print_line(f"{finding.status:<8} {finding.check:<11} {finding.detail}")
             if finding.hint:
@@ -58,5 +59,5 @@ def _tamper(run: Run) -> None:
         if result.survives:
             output.print_line("the repository would survive a thief of this host: what is stored stays readable")
     if result.left:
-        output.warn(f"{len(result.left)} scratch objects stay, {result.left[0]} among them")
+        output.warn(f"{counted(len(result.left), 'scratch object')} could not be removed, {result.left[0]} among them")
     run.end(result.error)

@@ -13,7 +13,7 @@ from drkit.cli.options import At, FromPolicy, Host, SnapshotArgument, verb
 from drkit.cli.run import Run
 from drkit.cli.targets import ImageRef, VolumeName, named_target
 from drkit.cli.values import moment
-from drkit.errors import UsageError
+from drkit.errors import UsageError, counted
 from drkit.operations.export import export as export_target
 from drkit.operations.scope import scope_of
 
@@ -24,7 +24,9 @@ def export(
     snapshot: SnapshotArgument,
     volume: VolumeName = None,
     image: ImageRef = None,
-    output_file: Annotated[str, typer.Option("-o", "--output", metavar="FILE|-", help="Where to; - is stdout.")] = "-",
+    output_file: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE|-", help="Where to write it; - is stdout.")
+    ] = "-",
     at: At = None,
     host: Host = None,
     from_policy: FromPolicy = None,
@@ -43,5 +45,5 @@ def export(
         document = {"snapshot": done.snapshot.id, "status": "ok", kind: name, "files": done.files, "bytes": done.bytes}
         output.print_json(document | {"output": output_file})
     else:
-        files, size = output.counted(done.files, "file"), output.size_text(done.bytes)
+        files, size = counted(done.files, "file"), output.size_text(done.bytes)
         output.note(f"exported {kind} {name} of snapshot {done.snapshot.id}: {files}, {size}")

@@ -9,6 +9,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import YesReally, verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations.forget import forget as forget_snapshots
 
 
@@ -20,7 +21,7 @@ def forget(
 ) -> None:
     """Remove snapshots by hand.
 
-    What only they hold is lost; its space comes back with the next prune.
+    What no other snapshot holds is lost. The next prune frees its space.
     """
     done = forget_snapshots(run.context, snapshot, yes_really=yes_really)
     if run.json:
@@ -28,4 +29,4 @@ def forget(
     elif run.talks:
         for run_id in done.snapshots:
             output.print_line(f"forgot snapshot {run_id}")
-        output.print_line(f"left: {output.counted(done.left, 'snapshot')}; drkit prune gives back the space")
+        output.print_line(f"left: {counted(done.left, 'snapshot')}; drkit prune frees the space")

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True)
 def build(run: Run) -> None:
     """Build the helper image.
 
-    From alpine where a registry answers, else from this host's own tools.
+    It is built from alpine if a registry answers, else from this host's own tools.
     """
     made = helper.build(run.context)
     if run.json:
@@ -31,7 +31,7 @@ def build(run: Run) -> None:
 @app.command()
 @verb(repository=False)
 def probe(run: Run) -> None:
-    """Try on a scratch volume what the helper can keep."""
+    """Test on a scratch volume what the helper can keep."""
     found = helper.probe(run.context)
     if run.json:
         output.print_json(asdict(found) | {"complete": found.complete})

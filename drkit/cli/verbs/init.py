@@ -41,24 +41,26 @@ def init(
     mirror_of: Annotated[
         str | None,
         typer.Option(
-            "--mirror-of", metavar="URL", help="Make an empty mirror of the repository there, for drkit copy to fill."
+            "--mirror-of",
+            metavar="URL",
+            help="Create an empty mirror of the repository at URL, for drkit copy to fill.",
         ),
     ] = None,
 ) -> None:
     """Create the repository; print the recovery kit.
 
-    Where the policy names an identity file that is not there, a new identity is made.
+    If the identity file of the policy does not exist, a new identity is created.
     """
     if mirror_of is not None:
         if with_program:
             raise UsageError(
-                "a mirror is made without a recovery kit, which alone says what to do with the program",
+                "a mirror is created without a recovery kit, and only a kit says how to use the program",
                 hint="Run drkit key kit --with-program --repository MIRROR afterwards.",
             )
         if escrow_recipient or passphrase_file is not None or kit is not None:
             raise UsageError(
-                "a mirror has the keys of its repository: --mirror-of stands alone",
-                hint="Run drkit key add, drkit key passphrase or drkit key kit on the repository before.",
+                "a mirror has the keys of its repository: --mirror-of takes none of these options",
+                hint="Run drkit key add, drkit key passphrase or drkit key kit on the repository first.",
             )
         _mirror(run, mirror_of)
         return
@@ -68,7 +70,7 @@ def init(
         passphrase_file=passphrase_file,
         kit_file=kit,
         with_program=with_program,
-        offer_passphrase=not run.json,  # whoever wants a document gives a file
+        offer_passphrase=not run.json,  # a program that reads JSON cannot answer questions
     )
     if run.json:
         output.print_json(

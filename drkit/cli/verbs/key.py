@@ -12,6 +12,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import PassphraseFile, verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations import keys
 from drkit.operations.keys import Changed, KeyList, ListedHolder, Proven
 from drkit.report.recovery_kit import fingerprint
@@ -27,7 +28,7 @@ class KitFormat(StrEnum):
 @app.command("list")
 @verb()
 def list_(run: Run) -> None:
-    """List who opens the repository, and since when proven."""
+    """List who opens the repository, and when that was last proven."""
     found = keys.list_keys(run.context)
     if run.json:
         recipients = [
@@ -52,7 +53,7 @@ def _print_list(found: KeyList) -> None:
     rows = [(each.recipient, each.name, _opens(each, found.keys), _proven(each)) for each in found.holders]
     output.print_table(("RECIPIENT", "NAME", "OPENS", "PROVEN"), rows)
     if found.unlabelled:
-        output.print_line(f"and {found.unlabelled} wraps of an earlier version that name nobody")
+        output.print_line(f"and {counted(found.unlabelled, 'wrap')} without a label, made by an earlier version")
     for wrap in found.escrows:
         whose = wrap.holder.recipient if wrap.holder else "an identity that an earlier version stored"
         output.print_line(f"kept under a passphrase: {whose}")
@@ -73,14 +74,14 @@ def _proven(holder: ListedHolder) -> str:
 def add(
     run: Run,
     recipient: Annotated[str, typer.Argument(metavar="age1...", help="The public key of the new key holder.")],
-    name: Annotated[str, typer.Option("--name", help="What people call it: safe, deputy, head office.")] = "",
+    name: Annotated[str, typer.Option("--name", help="What people call the holder: safe, deputy, head office.")] = "",
 ) -> None:
     """Let one more recipient open everything that is stored.
 
     Needs an identity.
     """
     changed = keys.add(run.context, recipient, name)
-    _print_changed(run, changed, f"{recipient} opens all {changed.keys} keys: {changed.made} wraps made")
+    _print_changed(run, changed, f"{recipient} opens all {changed.keys} keys: {counted(changed.made, 'wrap')} made")
 
 
 @app.command()
@@ -91,23 +92,23 @@ def remove(
 ) -> None:
     """Delete a recipient's wraps.
 
-    This does not revoke what was copied before. Needs another identity.
+    This does not revoke access to earlier copies. Needs another identity.
     """
     changed = keys.remove(run.context, recipient)
-    _print_changed(run, changed, f"{changed.recipients[0]} is removed: {changed.removed} wraps deleted")
+    _print_changed(run, changed, f"{changed.recipients[0]} is removed: {counted(changed.removed, 'wrap')} deleted")
 
 
 @app.command()
 @verb()
 def rewrap(run: Run) -> None:
-    """Make the recipients those of the policy's file.
+    """Make the recipients those of the recipients_file.
 
-    That is recipients_file. Needs an identity of one of them.
+    Needs an identity of one of them.
     """
     changed = keys.rewrap(run.context)
     text = (
-        f"{len(changed.recipients)} recipients open all {changed.keys} keys: "
-        f"{changed.made} wraps made, {changed.removed} deleted"
+        f"all {changed.keys} keys are wrapped for {counted(len(changed.recipients), 'recipient')}: "
+        f"{counted(changed.made, 'wrap')} made, {changed.removed} deleted"
     )
     _print_changed(run, changed, text)
 
@@ -128,14 +129,14 @@ def host_key(
 ) -> None:
     """Write the meta key for a host that may only back up.
 
-    The file (0600) is its meta_key_file: it opens names, sizes and policies of all backups, and no content.
+    The file (0600) becomes its meta_key_file. It opens names, sizes and policies of all backups, but no content.
     """
     keys.host_key(run.context, file)
     if run.json:
         output.print_json({"status": "ok", "meta_key_file": str(file)})
     elif run.talks:
         output.print_line(f"wrote {file} (mode 0600): name it as meta_key_file, without identity_file")
-        output.note("it opens names, sizes and policies of all backups, and no content")
+        output.note("it opens names, sizes and policies of all backups, but no content")
 
 
 @app.command()
@@ -154,7 +155,7 @@ def prove(
     elif run.talks:
         for each in result.proven:
             output.print_line(
-                f"{each.recipient} opens all {each.keys} keys; {each.chunks} pieces of data read back\n"
+                f"{each.recipient} opens all {each.keys} keys; {counted(each.chunks, 'piece')} of data read back\n"
                 f"recorded as proof {each.proof.number}, sha256 {each.proof.digest}"
             )
 
@@ -186,7 +187,7 @@ def kit(
 ) -> None:
     """Print the recovery kit again.
 
-    One page, with a place for the secret and never the secret.
+    One page, with a blank for the secret, which it never contains.
     """
     if format_ is None:
         format_ = KitFormat.html if file is not None and file.suffix == ".html" else KitFormat.text
@@ -220,9 +221,9 @@ def unlock(
 @app.command()
 @verb()
 def passphrase(run: Run, passphrase_file: PassphraseFile = None) -> None:
-    """Keep the identity under a passphrase, or a new one.
+    """Keep the identity under a passphrase, or change it.
 
-    It is kept in the repository.
+    The identity is kept in the repository.
     """
     kept = keys.passphrase(run.context, passphrase_file)
     if run.json:

@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 @verb(repository=False)
 def check(run: Run) -> None:
-    """Check a policy; every problem is named with its line."""
+    """Check a policy, and name every problem with its line."""
     policy = check_policy(run.context)
     targets = len(policy.protect.volumes) + len(policy.protect.images)
     if run.json:
@@ -30,7 +30,7 @@ def check(run: Run) -> None:
 def schema(run: Run) -> None:
     """Print the JSON Schema of policies.
 
-    JSON with and without --json.
+    The output is JSON, with or without --json.
     """
     output.print_json(json_schema())
 

@@ -11,6 +11,7 @@ from drkit.cli import output
 from drkit.cli.options import YesReally, verb
 from drkit.cli.run import Run
 from drkit.cli.values import seconds, size
+from drkit.errors import counted
 from drkit.operations.prune import PruneResult
 from drkit.operations.prune import prune as run_prune
 from drkit.repository.prune.prune import Options
@@ -22,18 +23,21 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go and why, and stop.")] = False,
     yes_really: YesReally = False,
     max_repack: Annotated[
-        str, typer.Option("--max-repack", metavar="SIZE", help="Move at most so much data out of packs that go.")
+        str,
+        typer.Option("--max-repack", metavar="SIZE", help="Move at most this much data out of packs that are deleted."),
     ] = "4G",
     grace: Annotated[
         str | None,
-        typer.Option("--grace", metavar="DURATION", help="Wait before deleting, for a store whose listings lag."),
+        typer.Option(
+            "--grace", metavar="DURATION", help="Wait this long before deleting, for a store whose listings lag."
+        ),
     ] = None,
     host: Annotated[
         str | None,
         typer.Option("--host", help="Apply retention to the snapshots of this host. Default: this one."),
     ] = None,
 ) -> None:
-    """Apply retention, then give back the space nobody needs."""
+    """Apply retention, then free the space nobody needs."""
     options = Options(size(max_repack, "--max-repack"), yes_really, seconds(grace, "--grace"))
     with run.watching() as context:
         pruned = run_prune(context, options, host=host, dry_run=dry_run)
@@ -102,27 +106,25 @@ def _print(pruned: PruneResult) -> None:
     ]
     output.print_table(("SNAPSHOT", "PLAN", "WHY"), sorted(decisions))
     if pruned.others:
-        output.print_line(f"other hosts and policies: {output.counted(pruned.others, 'snapshot')}, untouched")
+        output.print_line(f"other hosts and policies: {counted(pruned.others, 'snapshot')}, untouched")
     size = output.size_text
     stored = plan.survey.stored
     for what, packs in (
-        ("of which nothing is needed", plan.dead),
-        ("of runs that were cut short", plan.debris),
-        ("mostly unneeded, what is needed moves", plan.moving),
+        ("that nothing needs", plan.dead),
+        ("left by interrupted runs", plan.debris),
+        ("mostly unneeded, to be repacked", plan.moving),
         ("mostly unneeded, left for the next prune", plan.postponed),
     ):
         if packs:
-            output.print_line(
-                f"{output.counted(len(packs), 'pack')} {what}: {size(sum(stored[pack] for pack in packs))}"
-            )
+            output.print_line(f"{counted(len(packs), 'pack')} {what}: {size(sum(stored[pack] for pack in packs))}")
     if done is None:
-        output.print_line(f"would give back {size(plan.bytes_freed)} of {size(plan.bytes_stored)}")
+        output.print_line(f"would free {size(plan.bytes_freed)} of {size(plan.bytes_stored)}")
         return
     freed = size(max(0, done.bytes_deleted - done.bytes_stored))
     output.print_line(
-        f"forgot {output.counted(len(done.forgotten), 'snapshot')}, "
-        f"deleted {output.counted(done.packs_deleted, 'pack')}, "
-        f"moved {size(done.bytes_stored)}, gave back {freed} of {size(plan.bytes_stored)}"
+        f"forgot {counted(len(done.forgotten), 'snapshot')}, "
+        f"deleted {counted(done.packs_deleted, 'pack')}, "
+        f"moved {size(done.bytes_stored)}, freed {freed} of {size(plan.bytes_stored)}"
     )
     if pruned.locks_renewed:
-        output.print_line(f"renewed the locks of {output.counted(pruned.locks_renewed, 'object')}")
+        output.print_line(f"renewed the locks of {counted(pruned.locks_renewed, 'object')}")

@@ -7,6 +7,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
+from drkit.errors import counted
 from drkit.operations.repair import repair_index
 
 app = typer.Typer(no_args_is_help=True)
@@ -22,13 +23,13 @@ def _group() -> None:
 def index(run: Run) -> None:
     """Rebuild the index from the packs.
 
-    Every pack that no readable index object lists is listed in a new one, from the pack's own directory.
+    Packs that no readable index object lists are read and listed in a new one.
     """
     done = repair_index(run.context)
     if run.json:
         errors = [{"object": error.object_name, "problem": error.message} for error in done.damaged]
         output.print_json({"status": "ok", "packs": done.packs, "chunks": done.chunks, "errors": errors})
     elif run.talks:
-        output.print_line(f"listed {output.counted(done.packs, 'pack')} with {output.counted(done.chunks, 'chunk')}")
+        output.print_line(f"listed {counted(done.packs, 'pack')} with {counted(done.chunks, 'chunk')}")
     for error in done.damaged:
-        output.warn(error.message, hint="Run drkit check: it tells what this hits.")
+        output.warn(error.message, hint="Run drkit check: it names what this affects.")

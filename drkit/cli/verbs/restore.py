@@ -11,7 +11,7 @@ from drkit.cli.options import At, FromPolicy, Host, SnapshotArgument, verb
 from drkit.cli.run import Run
 from drkit.cli.targets import ImageRef, VolumeName, named_target
 from drkit.cli.values import moment
-from drkit.errors import UsageError
+from drkit.errors import UsageError, counted
 from drkit.operations.restore import restore as restore_target
 from drkit.operations.scope import scope_of
 from drkit.repository.format.kinds import Kind
@@ -37,14 +37,14 @@ def restore(
         bool,
         typer.Option(
             "--same-device",
-            help="Reuse options that name a device, bind path or share: this writes INTO the original's data.",
+            help="Reuse options that name a device, bind path or share: this writes INTO the data of the original.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
 ) -> None:
     """Bring back a volume, some of its paths, or an image.
 
-    Success is said only after what was restored was verified.
+    It reports success only after it has verified the restored data.
     """
     kind, name = named_target("restore", volume, image)
     if kind == Kind.IMAGE and (to_volume or path or same_device):
@@ -73,7 +73,7 @@ def _print_plan(run: Run, kind: Kind, plan: RestorePlan) -> None:
             }
         )
         return
-    files = output.counted(plan.files, "file")
+    files = counted(plan.files, "file")
     output.print_line(f"would restore {files} of snapshot {plan.snapshot.id} ({plan.snapshot.time})")
     driver = f" (driver {plan.details['driver']})" if "driver" in plan.details else ""
     output.print_line(f"into the new {kind} {plan.name}{driver}")
@@ -95,6 +95,6 @@ def _print_restored(run: Run, kind: Kind, snapshot: str, restored: Restored) -> 
     elif run.talks:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in restored.phases.items())
         output.print_line(
-            f"restored {kind} {restored.name} from snapshot {snapshot}: {output.counted(restored.files, 'file')}, "
+            f"restored {kind} {restored.name} from snapshot {snapshot}: {counted(restored.files, 'file')}, "
             f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), verified"
         )

@@ -44,7 +44,7 @@ def _print(result: SnapshotsResult) -> None:
             snapshot.host[:12],
             snapshot.policy,
             snapshot.status,
-            ", ".join(f"{target.kind} {target.name}" + _remark(target) for target in snapshot.targets),
+            ", ".join(target.title + _remark(target) for target in snapshot.targets),
         )
         for snapshot in result.snapshots
     ]

@@ -20,18 +20,20 @@ def verify(
     snapshot: Annotated[str | None, typer.Argument(metavar="[SNAPSHOT]", help="Default: all.")] = None,
     read_data_subset: Annotated[
         str | None,
-        typer.Option("--read-data-subset", metavar="PERCENT", help="Read only so much of the packs, chosen by chance."),
+        typer.Option(
+            "--read-data-subset", metavar="PERCENT", help="Read only this share of the packs, chosen at random."
+        ),
     ] = None,
     seed: Annotated[
         str | None,
-        typer.Option("--seed", help="Choose the same packs as the run that printed this."),
+        typer.Option("--seed", help="Choose the same packs as the run that printed this seed."),
     ] = None,
 ) -> None:
     """Read the data back and compare every file."""
     if snapshot and read_data_subset:
-        raise UsageError("a subset is one of all packs, not of a snapshot", hint="Leave out SNAPSHOT.")
+        raise UsageError("a subset is taken from all packs, not from a snapshot", hint="Leave out SNAPSHOT.")
     if seed and not read_data_subset:
-        raise UsageError("--seed chooses a subset", hint="Add --read-data-subset PERCENT.")
+        raise UsageError("--seed does nothing without a subset", hint="Add --read-data-subset PERCENT.")
     share = percent(read_data_subset, "--read-data-subset") if read_data_subset else None
     with run.watching() as context:
         result = verify_data(context, snapshot, percent=share, seed=seed)

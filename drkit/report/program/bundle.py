@@ -1,7 +1,7 @@
 """drkit as one object beside the repository: a host that has Python and the engine needs nothing else.
 
 It is a tar of wheels of drkit and all that it needs, of FORMAT.md and of the program in FORMAT.md that reads a
-repository by hand. It is no part of the repository's format. Whoever can write to the storage can replace it, so what
+repository by hand. It is not part of the repository's format. Whoever can write to the storage can replace it, so what
 counts is the SHA-256 on the recovery kit.
 """
 
@@ -47,7 +47,7 @@ class PackedProgram(NamedTuple):
 def pack_program(events: Events = LOGGED) -> PackedProgram:
     """Pack the drkit that runs, with all that it needs: some seconds of CPU time, and some 40 MB, held in memory.
 
-    The same installation gives the same bytes, and another one another key. Raises DrkitError, which names it, for a
+    The same installation gives the same bytes, and a different one a different key. Raises DrkitError, which names the
     distribution that cannot be packed.
     """
     events.note("packing drkit and all that it needs")
@@ -87,7 +87,7 @@ def _wheels() -> Iterator[Wheel]:
 
 
 def _needs() -> str:
-    """For whom compiled parts are surely good: this minor version of Python, and this host's C library or newer."""
+    """Say where compiled parts are sure to work: this minor version of Python, and this host's C library or newer."""
     library = " ".join(filter(None, platform.libc_ver())) or "musl as here"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return f"{platform.python_implementation()} {version}, Linux {platform.machine()}, {library} or newer"
@@ -96,14 +96,14 @@ def _needs() -> str:
 def store_program(storage: Storage, packed: PackedProgram) -> Program:
     """Store the program, unless it is there; then read it back, compare it and check its wheels.
 
-    Raises IntegrityError for another content. Messages of errors say that it was the program that could not be stored.
+    Raises IntegrityError if something else is stored there. All errors say that the program is not stored.
     """
     key = packed.about.key
     try:
         try:
             storage.stat(key)
         except ObjectNotFound:
-            with suppress(ObjectExists):  # since we looked; what it is shows below
+            with suppress(ObjectExists):  # created since we looked; it is compared below
                 storage.put(key, packed.data)
         stored = storage.get(key)
         if stored != packed.data:

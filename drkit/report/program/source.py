@@ -22,7 +22,7 @@ class Source(NamedTuple):
 
 
 def distribution() -> Distribution | None:
-    """What is installed as drkit; None where nothing is. A build's leftovers in a working copy are no installation."""
+    """What is installed as drkit; None where nothing is. A build's leftovers in a working copy do not count."""
     return next((found for found in distributions(name="drkit") if found.read_text("WHEEL") is not None), None)
 
 

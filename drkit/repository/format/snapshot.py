@@ -69,6 +69,11 @@ class Target:
     tree: list[str] = field(default_factory=list)
 
     @property
+    def title(self) -> str:
+        """What messages call it, such as "volume db"."""
+        return f"{self.kind} {self.name}"
+
+    @property
     def reduced(self) -> bool:
         """Whether a stock helper wrote it, which records less than the volume holds."""
         return self.encoding.endswith(", stock")
@@ -112,11 +117,14 @@ class Snapshot:
         return next((target for target in self.targets if (target.kind, target.name) == (kind, name)), None)
 
 
+def stored_helper(snapshot: Snapshot) -> Target:
+    """Return the helper image stored with a snapshot, as a target; its tree is empty where none is stored."""
+    return Target(Kind.IMAGE, "drkit helper", tree=snapshot.helper.get("tree", []))
+
+
 def stored_trees(snapshot: Snapshot) -> Iterable[Target]:
     """Yield every tree of a snapshot: those of its targets, and that of the helper image stored with it."""
-    yield from (target for target in snapshot.targets if target.tree)
-    if snapshot.helper.get("tree"):
-        yield Target(Kind.IMAGE, "drkit helper", tree=snapshot.helper["tree"])
+    yield from (target for target in [*snapshot.targets, stored_helper(snapshot)] if target.tree)
 
 
 def copied(snapshot: Snapshot, random: bytes) -> Snapshot:

@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound
-from drkit.repository.format.packs import pack_key
 from drkit.repository.keys.identity import unwrap_with_passphrase
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, Label, read_labels
-from drkit.repository.keys.wraps import ESCROW_PREFIX, META_PREFIX, get_wrap, open_wrap, put_escrow, put_key
+from drkit.repository.keys.wraps import (
+    ESCROW_PREFIX,
+    META_PREFIX,
+    get_wrap,
+    open_wrap,
+    put_escrow,
+    put_key,
+    wrong_key,
+)
 from drkit.repository.repository import Repository
 
 _KEY_ID = re.compile(r"[0-9a-f]{32}")
@@ -81,7 +88,7 @@ def read_custody(repository: Repository, *, meta_key_alone: bool = False) -> Cus
         purpose = key.split("/")[1]
         if key.startswith(ESCROW_PREFIX):
             escrows.append(ListedWrap(key, purpose, named.get(key), key in named))
-        elif purpose == _META or _KEY_ID.fullmatch(purpose):
+        elif is_key_wrap(key):
             wraps.append(ListedWrap(key, purpose, named.get(key) or _opener(repository, key), key in named))
     return Custody(wraps, escrows, labels)
 
@@ -91,7 +98,21 @@ def _opener(repository: Repository, key: str) -> Holder | None:
         opened = open_wrap(repository.storage, key, repository.id, repository.identities)
     except (IntegrityError, ObjectNotFound):  # damaged, left by an interrupted init, or just deleted
         return None
-    return Holder(opened[0].recipient) if opened else None
+    return Holder(opened[0].recipient) if opened and holds_right_key(repository, key, opened[1]) else None
+
+
+def is_key_wrap(key: str) -> bool:
+    """Whether an object of this name holds the meta key or a data key."""
+    purpose = key.split("/")[1]
+    return purpose == _META or _KEY_ID.fullmatch(purpose) is not None
+
+
+def holds_right_key(repository: Repository, wrap: str, key: bytes) -> bool:
+    """Whether the key in a wrap is the one that its place says. True where only a chunk could tell."""
+    purpose = wrap.split("/")[1]
+    if purpose == _META:
+        return key == repository.meta.meta_key
+    return repository.keys.fits(bytes.fromhex(purpose), key) is not False
 
 
 def grant(repository: Repository, holders: Sequence[Holder]) -> int:
@@ -123,9 +144,10 @@ def grant(repository: Repository, holders: Sequence[Holder]) -> int:
 def _authentic_key(repository: Repository, custody: Custody, purpose: str) -> bytes:
     """Return the right key, opened with an identity at hand.
 
-    Anybody who can write to the storage can wrap a key of their own for a public key. A label, sealed under the meta
-    key, vouches for the wraps it names; the key in any other wrap must open a chunk. The meta key was checked when the
-    repository was opened.
+    Anybody who can write to the storage can wrap a key of their own for a public key. The id of a data key tells the
+    right one. Where it does not, in repositories of an earlier version, a label, sealed under the meta key, vouches for
+    the wraps it names, and the key in any other wrap must open a chunk. The meta key was checked when the repository
+    was opened.
     """
     if purpose == _META:
         return repository.meta.meta_key
@@ -137,25 +159,17 @@ def _authentic_key(repository: Repository, custody: Custody, purpose: str) -> by
             opened = open_wrap(repository.storage, wrap.key, repository.id, repository.identities)
         except (IntegrityError, ObjectNotFound):
             continue
-        if opened is not None and (wrap.labelled or _seals_data(repository, key_id, opened[1])):
+        if opened is not None and _is_right(repository, key_id, opened[1], labelled=wrap.labelled):
             return opened[1]
     repository.keys.get(key_id)  # if no wrap opens, this raises the reason
-    raise IntegrityError(
-        f"no wrap in keys/{purpose}/ holds the key that sealed the data: somebody put another one there",
-        hint="Run drkit verify.",
-        object_name=f"keys/{purpose}/",
-    )
+    raise wrong_key(f"keys/{purpose}/", [wrap.key for wrap in custody.wraps if wrap.purpose == purpose])
 
 
-def _seals_data(repository: Repository, key_id: bytes, key: bytes) -> bool:
-    """Whether a chunk under this key id opens with the key. True without such a chunk: then nothing needs the key."""
-    index = repository.index
-    chunk_id = index.samples().get(key_id)
-    place = index.get(chunk_id) if chunk_id else None
-    if chunk_id is None or place is None:
-        return True
-    sealed = repository.storage.get(pack_key(place.pack_id), place.offset, place.sealed_size)
-    return repository.chunks.is_sealed_with(key, key_id, chunk_id, sealed)
+def _is_right(repository: Repository, key_id: bytes, key: bytes, *, labelled: bool) -> bool:
+    fits = repository.keys.fits(key_id, key)
+    if fits is None:
+        return labelled or repository.opens_chunk(key_id, key) is not False  # nothing needs a key without chunks
+    return fits
 
 
 def _missing(repository: Repository, custody: Custody, holders: Sequence[Holder]) -> Iterator[tuple[str, list[Holder]]]:

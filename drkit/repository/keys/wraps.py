@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from drkit.errors import AccessDenied, IntegrityError
+from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.sealing import KEY_SIZE, derive_key, random_bytes
@@ -42,6 +43,7 @@ class MetaKeys:
     tree: bytes
     objects: bytes
     config: bytes
+    key_id: bytes
 
     @classmethod
     def derive(cls, meta_key: bytes, repository_id: bytes) -> MetaKeys:
@@ -56,7 +58,12 @@ class MetaKeys:
             tree=subkey("tree chunk"),
             objects=subkey("object"),
             config=subkey("config"),
+            key_id=subkey("key id"),
         )
+
+    def data_key_id(self, key: bytes) -> bytes:
+        """The id of a data key. Nobody without the meta key can make another key that fits an id."""
+        return keyed_digest(self.key_id, key)[:KEY_ID_SIZE]
 
 
 def _payload(repository_id: bytes, purpose: str, key: bytes) -> bytes:
@@ -176,23 +183,30 @@ def get_wrap(storage: Storage, name: str) -> bytes:
     return body
 
 
-def open_key(storage: Storage, prefix: str, repository_id: bytes, identities: Sequence[Identity]) -> bytes:
-    """Return the key wrapped below `prefix`, from the first wrap that one of `identities` opens.
+def opened_keys(
+    storage: Storage, prefix: str, repository_id: bytes, identities: Sequence[Identity]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the names of the wraps below `prefix` that one of `identities` opens, and the keys in them.
 
-    A wrap that is damaged, or that an interrupted init left behind for a repository that was never made, does not
-    matter if another one opens. Raises AccessDenied when all wraps are whole and none is for these identities,
-    IntegrityError when damage could be the reason.
+    Anybody can wrap a key of their own for a public recipient: which of them is right, the caller has to find out. A
+    wrap that is damaged, or that an interrupted init left behind for a repository that was never made, does not matter
+    if another one opens. Where none does, this raises AccessDenied when all wraps are whole and none is for these
+    identities, IntegrityError when damage could be the reason.
     """
     damaged: list[IntegrityError] = []
-    found = False
+    found = opens = False
     for name in _wraps(storage, prefix):
         found = True
         try:
             opened = open_wrap(storage, name, repository_id, identities)
-            if opened is not None:
-                return opened[1]
         except IntegrityError as error:
             damaged.append(error)
+            continue
+        if opened is not None:
+            opens = True
+            yield name, opened[1]
+    if opens:
+        return
     if damaged:
         raise IntegrityError(
             f"no key can be opened: {damaged[0].message}",
@@ -210,6 +224,15 @@ def open_key(storage: Storage, prefix: str, repository_id: bytes, identities: Se
     raise AccessDenied(
         f"the identity {recipients} opens no key of this repository",
         hint="Name the identity that the repository was made with: identity_file, or DRKIT_IDENTITY_FILE.",
+    )
+
+
+def wrong_key(prefix: str, wraps: Sequence[str]) -> IntegrityError:
+    """The error for wraps that open, none of which holds the right key."""
+    return IntegrityError(
+        f"no wrap in {prefix} holds the right key: {wraps[0]} holds another one, which somebody put there",
+        hint="Restore the right wrap from a copy of the repository. No pack is to blame.",
+        object_name=prefix,
     )
 
 
@@ -264,25 +287,63 @@ def format_meta_key(meta_key: bytes, repository_id: bytes) -> str:
 
 
 class KeyRing:
-    """Opens data keys when they are needed, and keeps them. Without identities (a write-only host) it opens none."""
+    """Opens data keys as they are needed, and keeps them. Without identities (a write-only host) it opens none."""
 
-    def __init__(self, storage: Storage, repository_id: bytes, meta: MetaKeys, identities: Sequence[Identity]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        repository_id: bytes,
+        meta: MetaKeys,
+        identities: Sequence[Identity],
+        *,
+        derived: bool = True,
+        opens_chunk: Callable[[bytes, bytes], bool] = lambda key_id, key: False,
+    ) -> None:
+        """`derived`: the id of every data key tells the right key. Where it need not, in repositories of an earlier
+        version, `opens_chunk` says whether a key opens a chunk that was sealed under a key id.
+        """
         self._storage = storage
         self._repository_id = repository_id
+        self._meta = meta
         self._identities = identities
+        self._derived = derived
+        self._opens_chunk = opens_chunk
         self._keys: dict[bytes, bytes] = {TREE_KEY_ID: meta.tree}
 
     def add(self, key_id: bytes, key: bytes) -> None:
         self._keys[key_id] = key
 
+    def fits(self, key_id: bytes, key: bytes) -> bool | None:
+        """Whether this is the key of that id; None where only a chunk can tell."""
+        if self._meta.data_key_id(key) == key_id:
+            return True
+        return False if self._derived else None
+
     def get(self, key_id: bytes) -> bytes:
-        """Return a key. Raises AccessDenied without an identity that opens it, IntegrityError for damage."""
+        """Return a key. Raises AccessDenied without an identity for it, IntegrityError where none is right."""
         if key_id not in self._keys:
             if not self._identities:
                 raise AccessDenied(
                     "reading data needs an identity; this host holds the meta key alone",
                     hint="Restore and verify where the identity is: identity_file, or DRKIT_IDENTITY_FILE.",
                 )
-            prefix = data_key_prefix(key_id)
-            self._keys[key_id] = open_key(self._storage, prefix, self._repository_id, self._identities)
+            self._keys[key_id] = self._open(key_id)
         return self._keys[key_id]
+
+    def _open(self, key_id: bytes) -> bytes:
+        prefix = data_key_prefix(key_id)
+        names: list[str] = []
+        doubtful: dict[bytes, None] = {}
+        for name, key in opened_keys(self._storage, prefix, self._repository_id, self._identities):
+            fits = self.fits(key_id, key)
+            if fits:
+                return key
+            names.append(name)
+            if fits is None:
+                doubtful[key] = None
+        if len(doubtful) == 1:
+            return next(iter(doubtful))
+        right = next((key for key in doubtful if self._opens_chunk(key_id, key)), None)
+        if right is None:
+            raise wrong_key(prefix, names)
+        return right

@@ -48,6 +48,7 @@ def create_mirror(source: Repository, storage: Storage, *, now: datetime, single
         "id": source.id.hex(),
         "created": format_time(now),
         "chunkers": source.chunkers,
+        **({"key_ids": "derived"} if source.derived_key_ids else {}),
         "mirror": True,
         **({"writers": "single"} if single_writer else {}),
     }

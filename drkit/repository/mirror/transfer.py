@@ -129,7 +129,7 @@ class _Needs:
     def add(self, snapshot: Snapshot) -> None:
         packs: dict[bytes, None] = {}
         for target in stored_trees(snapshot):
-            name = f"{target.kind} {target.name} in snapshot {snapshot.id}"
+            name = f"{target.title} in snapshot {snapshot.id}"
             tree = tuple(tree_chunk_ids(target))
             packs |= dict.fromkeys(self._note(tree, name))
             for stretch, extents in self._walker.stretches(name, tree):

@@ -165,7 +165,7 @@ def _find_needed(repository: Repository, found: Survey, snapshots: list[Snapshot
     walker = TreeWalker(read)
     for snapshot in snapshots:
         for target in stored_trees(snapshot):
-            name = f"{target.kind} {target.name} in snapshot {snapshot.id}"
+            name = f"{target.title} in snapshot {snapshot.id}"
             for chunk_id in walker.walk(name, tuple(tree_chunk_ids(target))):
                 if not found.need(chunk_id):
                     raise _missing(chunk_id, name)

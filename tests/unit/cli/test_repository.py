@@ -131,7 +131,7 @@ def test_prune_prints_its_plan_for_people(keeper: Keeper) -> None:
     said = keeper.run("prune", "--dry-run").stdout
     assert f"{nights[0]}  forget" in said
     assert f"{nights[2]}  keep" in said
-    assert "would give back" in said
+    assert "would free" in said
 
 
 def test_more_than_half_needs_to_be_said_aloud(keeper: Keeper) -> None:

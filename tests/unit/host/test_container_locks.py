@@ -1,4 +1,4 @@
-"""One holder a container, across processes, however its holder ends."""
+"""One holder per container, across processes, however its holder ends."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_mirror_is_made_without_a_program(policy_file: Path, tmp_path: Path, d
     arguments = ["--policy", policy_file, "--repository", place, "--mirror-of", tmp_path / "repository"]
     done = drkit_cli("init", *arguments, "--with-program")
     assert done.code == 2
-    assert "a mirror is made without a recovery kit" in done.stderr
+    assert "a mirror is created without a recovery kit" in done.stderr
     assert "drkit key kit --with-program --repository MIRROR" in done.stderr
     assert not place.exists()
 

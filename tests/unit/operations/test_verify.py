@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
@@ -11,12 +12,13 @@ from unittest import mock
 import pytest
 
 from drkit.operations.verify import verify_repository, verify_subset
+from drkit.pipeline.stream import MemberStream
 from drkit.repository import pack_cache, pack_reader, reader
 from drkit.repository.check import Report, check_packs, check_repository
 from drkit.repository.format import packs as packs_module
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.kinds import Status
-from drkit.repository.format.packs import HEADER_SIZE
+from drkit.repository.format.packs import DATA_MAGIC, HEADER_SIZE
 from drkit.repository.format.snapshot import Snapshot, Target, format_time
 from drkit.repository.format.tree import EXTENT, Member, TreeWriter, encode_member
 from drkit.repository.keys.identity import Identity
@@ -331,6 +333,19 @@ def test_a_member_with_another_digest_is_named(made: Made) -> None:
     [finding] = report.findings.values()
     assert (finding.object, finding.snapshots, finding.files) == ("snapshots/wrong", ["wrong"], ["volume v: q"])
     assert made.read(check_repository).ok, "the structure is whole"
+
+
+def test_many_files_without_their_pack_do_not_pile_up_in_memory(first: Made) -> None:
+    """They all meet the same error, and an error keeps what it went through: with each file a buffer of 9 MiB."""
+    damaged = first.copy()
+    data = [key for key in damaged.storage.packs if damaged.storage.objects[key].startswith(DATA_MAGIC)]
+    for key in data[:2]:
+        del damaged.storage.objects[key]
+    gc.collect()
+    report = damaged.verify()
+    assert len(report.findings) == 2
+    assert sum(len(each.files) for each in report.findings.values()) > 10
+    assert not [each for each in gc.get_objects() if isinstance(each, MemberStream)]
 
 
 def test_a_chunk_under_the_name_of_another_is_found_in_a_subset(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ def test_without_the_right_key_nothing_is_done(made: Made, bob: Identity) -> Non
     forger = ObjectSealer(bytes(32), made.open().id)
     put_key(made.storage, forger, f"keys/{purpose}/", made.open().id, bytes(32), [Holder(made.owner.recipient)])
     before = {key for key in made.storage.objects if key.startswith(f"keys/{purpose}/")}
-    with pytest.raises(IntegrityError, match="somebody put another one there"):
+    with pytest.raises(IntegrityError, match="holds another one, which somebody put there"):
         rewrap_keys(made.open(), [made.owner.recipient, bob.recipient])
     assert {key for key in made.storage.objects if key.startswith(f"keys/{purpose}/")} == before
     with pytest.raises(AccessDenied):

@@ -31,7 +31,7 @@ from drkit.repository.keys.wraps import (
     get_wrap,
     new_key,
     open_escrow,
-    open_key,
+    opened_keys,
     parse_meta_key,
     put_escrow,
     put_key,
@@ -40,6 +40,11 @@ from tests.support.memory_storage import MemoryStorage
 
 REPOSITORY = bytes(range(16))
 OTHER = bytes(16)
+
+
+def open_key(storage: MemoryStorage, prefix: str, repository_id: bytes, identities: list[Identity]) -> bytes:
+    """The key in the first wrap that opens."""
+    return next(opened_keys(storage, prefix, repository_id, identities))[1]
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +255,7 @@ def test_the_key_ring(storage: MemoryStorage, alice: Identity, mallory: Identity
     meta = MetaKeys.derive(new_key(), REPOSITORY)
     key_id, key = b"k" * 16, new_key()
     put_wraps(storage, data_key_prefix(key_id), REPOSITORY, key, [alice.recipient])
-    ring = KeyRing(storage, REPOSITORY, meta, [alice])
+    ring = KeyRing(storage, REPOSITORY, meta, [alice], derived=False)
     assert ring.get(key_id) == key
     assert ring.get(TREE_KEY_ID) == meta.tree
     storage.objects.clear()
@@ -259,6 +264,34 @@ def test_the_key_ring(storage: MemoryStorage, alice: Identity, mallory: Identity
     assert ring.get(b"n" * 16) == bytes(32)
     with pytest.raises(AccessDenied, match="the meta key alone"):
         KeyRing(storage, REPOSITORY, meta, []).get(key_id)
+
+
+def test_only_a_key_that_fits_its_id_is_used(storage: MemoryStorage, alice: Identity) -> None:
+    """However many others somebody has wrapped for a public key, and however they sort."""
+    meta = MetaKeys.derive(new_key(), REPOSITORY)
+    key = new_key()
+    key_id = meta.data_key_id(key)
+    prefix = data_key_prefix(key_id)
+    for _ in range(8):
+        put_wraps(storage, prefix, REPOSITORY, new_key(), [alice.recipient])
+    with pytest.raises(IntegrityError, match="holds another one") as caught:
+        KeyRing(storage, REPOSITORY, meta, [alice]).get(key_id)
+    assert caught.value.object_name == prefix
+    assert "No pack is to blame" in (caught.value.hint or "")
+    put_wraps(storage, prefix, REPOSITORY, key, [alice.recipient])
+    assert KeyRing(storage, REPOSITORY, meta, [alice]).get(key_id) == key
+    assert KeyRing(storage, REPOSITORY, meta, [alice], derived=False).get(key_id) == key
+
+
+def test_among_keys_of_a_random_id_a_chunk_decides(storage: MemoryStorage, alice: Identity) -> None:
+    meta = MetaKeys.derive(new_key(), REPOSITORY)
+    key, key_id = new_key(), b"r" * 16
+    for each in (new_key(), key, new_key()):
+        put_wraps(storage, data_key_prefix(key_id), REPOSITORY, each, [alice.recipient])
+    ring = KeyRing(storage, REPOSITORY, meta, [alice], derived=False, opens_chunk=lambda _, tried: tried == key)
+    assert ring.get(key_id) == key
+    with pytest.raises(IntegrityError, match="holds another one"):
+        KeyRing(storage, REPOSITORY, meta, [alice], derived=False).get(key_id)
 
 
 # --- sealing ----------------------------------------------------------------------------------------------------------
