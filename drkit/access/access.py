@@ -12,7 +12,7 @@ from drkit.access.identities import IdentitySource, descriptor_from
 from drkit.errors import UsageError
 from drkit.policy import Place, Policy
 from drkit.repository.format.names import LOCKED_PREFIXES
-from drkit.storage import ObjectLock, S3Settings, place
+from drkit.storage import ObjectLock, S3Settings, is_s3, place
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def repository_access(
     it is the one that somebody brought. DRKIT_ENDPOINT, DRKIT_REGION and DRKIT_CA_BUNDLE supply what the policy does
     not say of an S3 server. `as_of`: the repository is read as it was then.
     """
-    if url is None and policy is not None:
+    if not url and policy is not None:
         return _access(policy.repository.url, policy, policy.repository, environ, as_of)
     url = url or environ.get("DRKIT_REPOSITORY")
     if not url:
@@ -107,10 +107,11 @@ def _described(policy: Policy, url: str, environ: Mapping[str, str]) -> Place:
     """Return the policy's section for the place at `url`; that of its repository for a place that it does not name."""
     places: list[Place] = [policy.repository, *([policy.mirror] if policy.mirror else [])]
     named = [each for each in places if place(each.url) == place(url)]
-    if len(named) < 2:
+    if len(named) < 2 or not is_s3(url):
         return named[0] if named else policy.repository
     meant = place(url, S3Settings(endpoint=environ.get("DRKIT_ENDPOINT") or None))
     chosen = [each for each in named if place(each.url, S3Settings(endpoint=each.endpoint)) == meant]
+    chosen = chosen or [each for each in named if not each.endpoint]  # which is then what DRKIT_ENDPOINT says
     if len(chosen) != 1:
         raise UsageError(
             f"{url} is both the repository and the mirror of {policy.path}, at different endpoints",

@@ -112,6 +112,7 @@ def main() -> NoReturn:
     """Run the command line. Exits with the code of the error's class; a traceback only with --debug."""
     for number in _STOPPED:
         signal.signal(number, _stop)
+    output.replace_closed_streams()
     output.set_up(json_log=False, quiet=False, verbose=False)
     try:
         word = next((word for word in sys.argv[1:] if not word.startswith("-")), None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from drkit.errors import DrkitError
@@ -30,6 +32,16 @@ class _TextFormatter(logging.Formatter):
         )
         hint = getattr(record, "hint", None)
         return f"{lead}{record.getMessage()}" + (f"\nhint: {hint}" if hint else "")
+
+
+def replace_closed_streams() -> None:
+    """Read nothing and send messages nowhere, where whoever started us has closed stdin or stderr.
+
+    Python has None for them. A closed stdout stays one: what is to be written there must not vanish.
+    """
+    nowhere = Path(os.devnull)
+    sys.stdin = sys.stdin or nowhere.open(encoding="ascii")
+    sys.stderr = sys.stderr or nowhere.open("w", encoding="utf-8")
 
 
 def set_up(*, json_log: bool, quiet: bool, verbose: bool) -> None:

@@ -9,8 +9,8 @@ from drkit.policy import durations, sizes
 
 
 def moment(text: str | None, option: str) -> datetime | None:
-    """Return a time, in UTC if the text names no zone; None for None."""
-    if text is None:
+    """Return a time, in UTC if the text names no zone; None for None and for an empty text."""
+    if not text:
         return None
     try:
         parsed = datetime.fromisoformat(text)

@@ -39,28 +39,38 @@ class ContainerLocks:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise DrkitError(
-                f"cannot write {path}: {reason(error)}",
-                hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
-            ) from error
+            raise _unwritable(path, error) from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DrkitError(
-                    f"container {container_id[:12]} is held by {_holder(descriptor)}",
-                    hint="Wait for its end, then run the same again.",
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "purpose": purpose}).encode()[:_MAX_NOTE], 0)
+                _hold(descriptor, container_id, purpose)
+            except OSError as error:
+                raise _unwritable(path, error) from error
             yield
         finally:
             os.close(descriptor)
 
 
+def _hold(descriptor: int, container_id: str, purpose: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DrkitError(
+            f"container {container_id[:12]} is held by {_holder(descriptor)}",
+            hint="Wait for its end, then run the same again.",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "purpose": purpose}).encode()[:_MAX_NOTE], 0)
+
+
+def _unwritable(path: Path, error: OSError) -> DrkitError:
+    return DrkitError(
+        f"cannot write {path}: {reason(error)}", hint="Run as root, or name a writable directory in DRKIT_STATE_DIR."
+    )
+
+
 def _holder(descriptor: int) -> str:
     """Say who holds it. The note is only for people: the kernel decides who holds the file."""
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         note = json.loads(os.pread(descriptor, _MAX_NOTE, 0))
         return f"process {int(note['pid'])} ({note['purpose']})"
     return "another drkit"

@@ -71,7 +71,7 @@ class SeenRepositories:
                 raise ValueError(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self._events.warn(
                 f"{path} cannot be read: this host cannot tell whether another repository took the place of {found.url}"
             )

@@ -53,11 +53,13 @@ def init(
     passphrase_file: Path | None = None,
     kit_file: Path | None = None,
     with_program: bool = False,
+    offer_passphrase: bool = True,
 ) -> InitResult:
     """Create the repository and, where the policy names files that are not there, an identity and a recipients file.
 
     `escrow`: public keys of further key holders. The identity is stored in the repository too, under the passphrase in
-    `passphrase_file`, or one that is entered at the terminal; that question is skipped when `escrow` is given.
+    `passphrase_file`, or one that is entered at the terminal; that question is skipped when `escrow` is given, and
+    without `offer_passphrase`.
     `kit_file`: where the recovery kit is written as HTML. Existing files are used and never overwritten.
     `with_program`: store drkit itself beside the repository, and let the kit install it from there; it is packed before
     anything is created, and stored at the end. The store is tested before anything is created: if two writers at once
@@ -66,7 +68,7 @@ def init(
     """
     if kit_file is not None and kit_file.exists():
         raise UsageError(f"{kit_file} exists, and is not overwritten", hint="Name another file for the recovery kit.")
-    passphrase = _passphrase(context, passphrase_file, escrow)
+    passphrase = _passphrase(context, passphrase_file, escrow) if passphrase_file or offer_passphrase else None
     access, now = context.access, context.now
     if access.identity is None or access.recipients_file is None:
         raise UsageError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
+from drkit.engine.helper.launch import remove_helpers
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
 from drkit.errors import CaptureFailed, DrkitError, counted
@@ -129,7 +130,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     helper = _restore_helper(restoring, plan.snapshot, run_id=restore_id)
     unfinished = journal.unfinished(plan.name)
     if unfinished is not None:
-        volumes.remove_restored(engine, plan.name, restore_id=unfinished)
+        _remove(engine, plan.name, unfinished)
     started = time.monotonic()
     with ChunkReader(repository) as reader:
         process: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": plan.target.trusted_xattrs}
@@ -167,13 +168,18 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
 def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:
     """Remove a volume that is not verified. If that fails, the journal tells the next run."""
     try:
-        volumes.remove_restored(restoring.engine, volume, restore_id=restore_id)
+        _remove(restoring.engine, volume, restore_id)
     except DrkitError as error:
         restoring.events.warn(
             f"volume {volume}: not verified, and not removed: {error.message}", hint="Run the restore again."
         )
     else:
         restoring.journal.end(volume)
+
+
+def _remove(engine: Engine, volume: str, restore_id: str) -> None:
+    remove_helpers(engine, restore_id)
+    volumes.remove_restored(engine, volume, restore_id=restore_id)
 
 
 def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) -> HelperImage:

@@ -207,3 +207,22 @@ def test_policy_and_helper_verbs(lab: Lab) -> None:
     assert probed["helper"]["full"] is True
     built = json.loads(lab.run("helper", "build", "--json").stdout)
     assert built["image_id"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_a_closed_stream_stops_nothing(lab: Lab, closed: str) -> None:
+    """As some schedulers start us. Each verb looks whether a terminal is there, and some show a bar on it."""
+    volume = lab.volume("data", {"file": b"data"})
+    lab.init(volume)
+    for verb in ("backup", "check", "verify"):
+        command = f'"$0" -m drkit {verb} --policy "$1" {closed}'
+        done = subprocess.run(
+            ["bash", "-c", command, sys.executable, str(lab.policy)],
+            env=lab.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done
+        assert "internal error" not in done.stderr
+    assert len(lab.json("snapshots")["snapshots"]) == 1

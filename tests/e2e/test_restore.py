@@ -19,6 +19,7 @@ import docker
 import pytest
 
 from drkit.catalog.find import Scope
+from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import IntegrityError
 from drkit.operations.context import Context
 from drkit.operations.restore import restore
@@ -276,6 +277,26 @@ def test_a_killed_restore_says_so_and_can_be_run_again(lab: Lab, large: Volume) 
     assert "interrupted" in result.stderr
     assert_same(large, lab.find(new))
     assert "exists" in lab.fails(1, "restore", *arguments)
+
+
+def test_a_helper_that_a_killed_restore_never_started_is_in_nobodys_way(lab: Lab, large: Volume) -> None:
+    """Created, but not started, it would stay for good, and the engine would not remove the volume."""
+    new = lab.forget_later(f"{lab.name}-new")
+    arguments = ["latest", "--volume", large.name, "--to-volume", new]
+    process = lab.start("restore", *arguments, "--policy", lab.policy)
+    lab.wait_for_tar(process)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    lab.wait_for_no_helper()
+    labels = {LABEL_HELPER: (lab.state / "restores" / new).read_text()}
+    host = lab.api.create_host_config(binds=[f"{new}:/volume"])
+    lab.api.create_container("drkit-test/busybox:1", "true", labels=labels, host_config=host)
+
+    result = lab.drkit("restore", *arguments)
+
+    assert result.code == 0, result
+    assert_same(large, lab.find(new))
+    assert lab.helpers() == []
 
 
 def test_a_volume_that_took_the_name_of_a_killed_restore_is_left_alone(lab: Lab, large: Volume) -> None:

@@ -64,14 +64,13 @@ def init(
             )
         _mirror(run, mirror_of)
         return
-    if run.json:
-        run.context.asker = None  # a program that reads JSON cannot answer questions
     made = create(
         run.context,
         escrow=escrow_recipient,
         passphrase_file=passphrase_file,
         kit_file=kit,
         with_program=with_program,
+        offer_passphrase=not run.json,  # a program that reads JSON cannot answer questions
     )
     if run.json:
         output.print_json(

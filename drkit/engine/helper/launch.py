@@ -210,6 +210,16 @@ def _memory_limit(facts: Document) -> int:
     return max(1 << 30, int(facts.get("MemTotal") or 0) // 4)
 
 
+def remove_helpers(engine: Engine, run_id: str) -> None:
+    """Remove what is left of the helpers of a run that is over.
+
+    The engine removes a helper that ends. One that was created, but never started because drkit was ended in between,
+    would stay for good, and its volume would count as in use.
+    """
+    for container in containers.find(engine, [f"{LABEL_HELPER}={run_id}"]):
+        containers.remove(engine, str(container["Id"]))
+
+
 def run_helper(engine: Engine, image_id: str, script: str, *, run_id: str, **options: Any) -> tuple[bytes, HelperExit]:
     """Run a short script without input; return its output, which must fit in memory, and how it ended.
 

@@ -15,7 +15,7 @@ import pytest
 from drkit.access.access import Access, mirror_access, repository_access
 from drkit.access.identities import IdentitySource
 from drkit.errors import UsageError
-from drkit.policy import parse_policy
+from drkit.policy import Policy, parse_policy
 from drkit.policy.s3 import S3Options
 from drkit.repository.locks import LOCKED_PREFIXES
 from drkit.storage import ObjectLock, S3Settings
@@ -132,3 +132,35 @@ def test_a_repository_in_a_directory_loads_nothing_of_s3(tmp_path: Path) -> None
         check=True,
     )
     assert done.stdout.strip() == ""
+
+
+def two_places(tmp_path: Path, repository: str, mirror: str) -> Policy:
+    return parse_policy(
+        "version: 1\nname: shop\nprotect: {volumes: [{name: data}]}\n"
+        f"repository: {{recipients_file: /r, identity_file: /i, {repository}}}\nmirror: {{{mirror}}}\n",
+        tmp_path / "policy.yaml",
+    )
+
+
+def test_of_two_places_with_one_url_the_environment_names_the_one_without_an_endpoint(tmp_path: Path) -> None:
+    """The endpoint of the repository is then the one in the environment, with --repository and without."""
+    url = "s3://backups/shop"
+    policy = two_places(tmp_path, f"url: {url}", f"url: {url}, endpoint: https://mirror.example.com, profile: mirror")
+    environ = {"DRKIT_ENDPOINT": "https://here.example.com"}
+    assert repository_access(policy, url=url, environ=environ) == repository_access(policy, environ=environ)
+    chosen = repository_access(policy, url=url, environ={"DRKIT_ENDPOINT": "https://mirror.example.com/"})
+    assert chosen.s3.profile == "mirror"
+
+
+def test_a_directory_that_is_both_has_no_endpoint_to_choose(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    policy = two_places(tmp_path, f"url: {tmp_path}", f"url: {tmp_path / 'link'}")
+    assert repository_access(policy, url=str(tmp_path), environ={}).url == str(tmp_path)
+
+
+def test_an_empty_url_names_no_repository(tmp_path: Path) -> None:
+    """A script gives --repository "$WHERE" with nothing in it. The policy still comes before the environment."""
+    policy = parse_policy(POLICY, tmp_path / "policy.yaml")
+    environ = {"DRKIT_REPOSITORY": "/elsewhere"}
+    assert repository_access(policy, url="", environ=environ) == repository_access(policy, environ=environ)
+    assert repository_access(policy, url="", environ=environ).url == policy.repository.url

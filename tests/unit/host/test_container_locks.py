@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,4 +86,25 @@ def test_files_are_private_and_no_link_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "shop-db-1", "../x", "AB" * 32, "ab" * 31])
 def test_what_is_not_an_id_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError), ContainerLocks(tmp_path).held(name, "backup"):
+        pass
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff", b"[]", b'{"pid": 1e999, "purpose": ""}', b"[" * 5000])
+def test_a_note_that_cannot_be_read_is_that_of_another_drkit(tmp_path: Path, note: bytes) -> None:
+    with ContainerLocks(tmp_path).held(CONTAINER, "backup"):
+        (tmp_path / CONTAINER).write_bytes(note)
+        with (
+            pytest.raises(DrkitError, match="is held by another drkit"),
+            ContainerLocks(tmp_path).held(CONTAINER, "drill"),
+        ):
+            pass
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """As on a full disk: the lock is had, and its note cannot be written."""
+    os.mkfifo(tmp_path / CONTAINER)
+    with (
+        pytest.raises(DrkitError, match=r"cannot write .*: invalid argument"),
+        ContainerLocks(tmp_path).held(CONTAINER, "x"),
+    ):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -102,7 +103,17 @@ def test_a_damaged_file_is_no_catastrophe(
     seen.remember(found(repository), ["1"])
     path = seen.path(found(repository).place)
     whole = path.read_bytes()
-    for damage in (b"", b"{}", b"[]", b"\xff", whole[: rng.randrange(len(whole))], b"[" * 100_000, whole + b"x"):
+    endless = json.dumps(json.loads(whole) | {"snapshots": float("inf")}).encode()
+    for damage in (
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        whole[: rng.randrange(len(whole))],
+        b"[" * 100_000,
+        endless,
+        whole + b"x",
+    ):
         path.write_bytes(damage)
         caplog.clear()
         seen.require_same(found(repository))

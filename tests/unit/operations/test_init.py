@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from drkit.access.access import Access
@@ -18,6 +19,7 @@ from drkit.policy import Policy, load_policy
 from drkit.report.program import bundle
 from drkit.report.program.bundle import stored_programs
 from drkit.report.recovery_kit import kit_text
+from drkit.repository.keys.identity import generate_identity
 from drkit.storage import Storage, open_storage
 from tests.conftest import DrkitCli
 from tests.support.faulty_storage import FaultyStorage
@@ -126,3 +128,24 @@ def test_a_mirror_is_made_without_a_program(policy_file: Path, tmp_path: Path, d
     assert "a mirror is created without a recovery kit" in done.stderr
     assert "drkit key kit --with-program --repository MIRROR" in done.stderr
     assert not place.exists()
+
+
+class Somebody:
+    """At a terminal, with an identity under a passphrase; wants no copy of it in the repository."""
+
+    def passphrase(self, name: str) -> str:
+        return "five random words"
+
+    def new_passphrase(self, question: str) -> str:
+        raise AssertionError("asked for a new passphrase")
+
+
+def test_who_is_offered_no_passphrase_is_still_asked_for_that_of_the_identity(policy: Policy) -> None:
+    """As with --json on a terminal."""
+    assert policy.repository.identity_file is not None
+    text = generate_identity().file_text(NOW)
+    policy.repository.identity_file.write_bytes(pyrage.passphrase.encrypt(text.encode(), "five random words"))
+    policy.repository.identity_file.chmod(0o600)
+    with Context(now=NOW, policy=policy, asker=Somebody()) as context:
+        made = init(context, offer_passphrase=False)
+    assert not made.identity_created and not made.second_home
