@@ -19,7 +19,7 @@ class Asker(Protocol):
         """Ask for the passphrase of `name`, which exists. May repeat an earlier answer."""
 
     def new_passphrase(self, question: str) -> str:
-        """Ask for a new passphrase, twice unless it is empty. Raises UsageError if the two differ."""
+        """Ask for a new passphrase, twice unless it is empty. Asks again until the two are the same."""
 
 
 def existing_passphrase(

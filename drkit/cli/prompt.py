@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
-
-from drkit.errors import UsageError
 
 
 class Prompt:
@@ -23,10 +22,17 @@ class Prompt:
     def new_passphrase(self, question: str) -> str:
         passphrase = str(typer.prompt(question, default="", hide_input=True, show_default=False, err=True))
         if passphrase:
-            again = str(typer.prompt("The same again", default="", hide_input=True, show_default=False, err=True))
-            if again != passphrase:
-                raise UsageError("the two passphrases differ", hint="Run the same again, and type it twice.")
+            typer.prompt("The same again", hide_input=True, value_proc=_same_as(passphrase), err=True)
         return passphrase
+
+
+def _same_as(passphrase: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value != passphrase:
+            raise typer.BadParameter("it is not the same")  # typer asks again
+        return value
+
+    return check
 
 
 def prompt() -> Prompt | None:

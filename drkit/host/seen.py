@@ -59,16 +59,11 @@ class SeenRepositories:
         """Return what was seen at the place of `found`, None where nothing was."""
         path = self.path(found.place)
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            seen = Seen(
-                str(fields["place"]),
-                str(fields["repository"]),
-                str(fields["config_mac"]),
-                str(fields["newest"]),
-                int(fields["snapshots"]),
-            )
-            if seen.place != found.place or len(bytes.fromhex(seen.repository)) != 16:
-                raise ValueError(path)
+            text = path.read_text(encoding="utf-8") if path.exists() else None
+            if text is None:
+                path = self.path(found.url)
+                text = path.read_text(encoding="utf-8")
+            return _read(text, found)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -76,7 +71,6 @@ class SeenRepositories:
                 f"{path} cannot be read: this host cannot tell whether another repository took the place of {found.url}"
             )
             return None
-        return seen
 
     def require_same(self, found: Found, *, accepted: str | None = None) -> None:
         """Raise IntegrityError where this host saw another repository here, unless `accepted` is the id of this one."""
@@ -130,3 +124,19 @@ class SeenRepositories:
                 f"{error.message}: this host will not notice when another repository takes the place of {url}",
                 hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
             )
+
+
+def _read(text: str, found: Found) -> Seen:
+    """Read a file of ours. One of an earlier version names the URL in place of the place."""
+    fields = json.loads(text)
+    named, expected = (fields["place"], found.place) if "place" in fields else (fields["url"], found.url)
+    seen = Seen(
+        found.place,
+        str(fields["repository"]),
+        str(fields["config_mac"]),
+        str(fields["newest"]),
+        int(fields["snapshots"]),
+    )
+    if named != expected or len(bytes.fromhex(seen.repository)) != 16:
+        raise ValueError(named)
+    return seen

@@ -6,7 +6,7 @@ backup loads them while its first helper container starts, and both take about 0
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -93,12 +93,16 @@ class RestoreOptions:
 
 @dataclass(frozen=True)
 class Restoring:
-    """What plans and restores share."""
+    """What plans and restores share. The engine is connected to when first used: not every plan asks it."""
 
-    engine: Engine
+    connect: Callable[[], Engine]
     repository: Repository
     journal: RestoreJournal
     events: Events
+
+    @property
+    def engine(self) -> Engine:
+        return self.connect()
 
 
 @dataclass(frozen=True)

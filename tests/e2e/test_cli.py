@@ -92,7 +92,8 @@ def test_options_that_contradict_each_other(lab: Lab) -> None:
 
 def test_no_engine_is_14(lab: Lab, tmp_path: Path) -> None:
     volume = lab.volume("data", {"file": b"content"})
-    lab.init(volume)
+    image = lab.image("image", {"file": b"content"})
+    lab.init(volume, images=[image])
     lab.backup()
     nowhere = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
     for arguments in (["backup"], ["backup", "--dry-run"], ["restore", "latest", "--volume", volume.name]):
@@ -100,7 +101,8 @@ def test_no_engine_is_14(lab: Lab, tmp_path: Path) -> None:
         assert result.code == 14, (arguments, result)
         assert json.loads(result.stdout)["exit_code"] == 14
         assert "hint: Start the engine" in result.stderr
-    for arguments in (["snapshots"], ["ls", "latest"], ["check"], ["verify"]):
+    planned = ["restore", "latest", "--image", image, "--dry-run"]
+    for arguments in (["snapshots"], ["ls", "latest", volume.name], ["check"], ["verify"], planned):
         result = lab.drkit(*arguments, env=nowhere)
         assert result.code == 0, (arguments, result)
     assert len(lab.snapshots()) == 1

@@ -73,6 +73,9 @@ def _print_plan(run: Run, kind: Kind, plan: RestorePlan) -> None:
             }
         )
         return
+    if kind == Kind.IMAGE:
+        output.print_line(f"would load image {plan.name} from {plan.snapshot.id}")
+        return
     files = counted(plan.files, "file")
     output.print_line(f"would restore {files} of snapshot {plan.snapshot.id} ({plan.snapshot.time})")
     driver = f" (driver {plan.details['driver']})" if "driver" in plan.details else ""

@@ -170,7 +170,7 @@ def decode_snapshot(payload: bytes, *, source: str) -> Snapshot | None:
             raise TypeError("targets is not a list")
         raw["targets"] = [_target(entry) for entry in raw["targets"]]
         _check_tree(raw.get("helper", {}).get("tree", []))
-        raw["status"] = Status(raw["status"])
+        raw["status"] = _status(raw["status"])
         snapshot = Snapshot(**_known(Snapshot, raw))
         parse_time(snapshot.time)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -178,11 +178,18 @@ def decode_snapshot(payload: bytes, *, source: str) -> Snapshot | None:
     return snapshot
 
 
+def _status(text: Any) -> Any:
+    """A `Status`, or text that a newer drkit wrote, which to this one is none of them."""
+    if not isinstance(text, str):
+        raise TypeError("a status is not text")
+    return Status(text) if text in set(Status) else text
+
+
 def _target(raw: dict[str, Any]) -> Target:
     for name in ("torn", "vanished", "skipped"):
         raw[name] = NameList(**_known(NameList, raw.get(name, {})))
     _check_tree(raw.get("tree", []))
-    raw["status"] = Status(raw.get("status", Status.OK))
+    raw["status"] = _status(raw.get("status", Status.OK))
     return Target(**_known(Target, raw))
 
 

@@ -160,3 +160,17 @@ def test_the_same_bucket_name_at_two_providers_is_two_places(seen: SeenRepositor
     known = seen.seen(ours)
     assert known is not None
     assert known.newest == "1"
+
+
+@pytest.mark.parametrize("place", ["/var/backups/drkit", "https://s3.example.com:443/backups/shop"])
+def test_what_an_earlier_version_noted_by_its_url_still_counts(seen: SeenRepositories, place: str) -> None:
+    url = place if place.startswith("/") else "s3://backups/shop"
+    there = Found(place, url, "00" * 16, "aa")
+    fields = {"url": url, "repository": "11" * 16, "config_mac": "bb", "newest": "1", "snapshots": 1}
+    path = seen.path(url)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(IntegrityError, match="this host knows 1111"):
+        seen.require_same(there)
+    seen.remember(there, ["2"])
+    seen.require_same(there)
