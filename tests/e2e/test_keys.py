@@ -70,7 +70,7 @@ def test_wrong_keys_on_the_command_line_change_nothing(lab: Lab) -> None:
     before = {path: path.read_bytes() for path in lab.objects()}
     ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI me"
     assert "is an SSH key" in lab.fails(2, "key", "add", ssh)
-    assert "no age recipient" in lab.fails(2, "key", "add", "age1nonsense")
+    assert "is not an age recipient" in lab.fails(2, "key", "add", "age1nonsense")
     secret = next(line for line in lab.identity.read_text().splitlines() if line.startswith("AGE-"))
     said = lab.fails(2, "key", "add", secret)
     assert "is a secret key" in said
