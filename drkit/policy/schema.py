@@ -78,7 +78,8 @@ class Policy(Section):
         if isinstance(repository, Mapping) and isinstance(mirror, Mapping) and isinstance(mirror.get("url"), str):
             url = str(mirror["url"])
             same_url = url.rstrip("/") == str(repository.get("url", "")).rstrip("/")
-            if same_url and mirror.get("endpoint") == repository.get("endpoint"):  # else a bucket of another provider
+            same_server = mirror.get("endpoint") == repository.get("endpoint")
+            if same_url and (same_server or not url.startswith("s3://")):  # else the bucket is another provider's
                 what = f"{describe(url)} is the repository itself; expected another place"
                 yield Problem((*where, "mirror", "url"), what, (*where, "repository", "url"))
 

@@ -718,3 +718,16 @@ def test_a_mirror_takes_the_keys_of_a_place_and_no_keys_of_its_own(tmp_path: Pat
     ):
         changed = text.replace("upload_limit: 20MiB", key).replace("s3://backups/shop", url)
         assert any(found in line for line in problems(changed, tmp_path)), problems(changed, tmp_path)
+
+
+def test_a_mirror_may_have_the_bucket_name_of_the_repository_at_another_provider(tmp_path: Path) -> None:
+    text = """\
+        version: 1
+        name: shop
+        repository: {url: s3://backups/shop, endpoint: https://one.example.com, recipients_file: r, identity_file: i}
+        mirror: {url: s3://backups/shop, endpoint: https://two.example.com}
+        protect: {volumes: [{name: data}]}
+        """
+    assert load(textwrap.dedent(text), tmp_path).mirror is not None
+    same = textwrap.dedent(text).replace("two.example", "one.example")
+    assert any("is the repository itself" in line for line in problems(same, tmp_path))
