@@ -17,6 +17,7 @@ from drkit.operations.context import Context, found_at
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.stream import iterator_readinto
 from drkit.repository.format.kinds import Kind, Status
+from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, stored_helper
 from drkit.repository.holders.custody import recipient_differences
 from drkit.repository.locks import renew_locks
@@ -112,7 +113,7 @@ def _capture(capturing: Capturing, planned: Planned, previous: Target | None) ->
     except RepositoryError:
         raise
     except DrkitError as error:
-        target.status, target.error = Status.FAILED, error.message
+        target.status, target.error = Status.FAILED, plain_text(error.message)
         target.tree, target.files, target.bytes = [], 0, 0
     target.seconds = round(time.monotonic() - clock, 3)
     target.bytes_stored = capturing.writer.bytes_stored - stored

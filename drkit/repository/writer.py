@@ -20,6 +20,7 @@ from drkit.repository.commit.records import commit_run, is_taken
 from drkit.repository.commit.session import Session
 from drkit.repository.commit.single_writer import require_single_writer
 from drkit.repository.format.packs import DATA_MAGIC, TREE_MAGIC, Entry, PackBuilder, pack_buffer, pack_key
+from drkit.repository.format.record import encode_snapshot
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.index import Index, IndexBatch, PackListing, index_for_writing
 from drkit.repository.keys.labels import Holder
@@ -103,7 +104,7 @@ class RunWriter:
         self._unindexed = IndexBatch(self._storage, repository.objects)
         self._used: set[bytes] = set()
         self._data_key_id: bytes | None = None
-        self._snapshot: Snapshot | None = None
+        self._record = b""
         self.bytes_stored = 0
         """Bytes of sealed chunks this run added."""
 
@@ -173,14 +174,15 @@ class RunWriter:
         self.flush()
         self._store_index()
 
-    def commit(self, snapshot: Snapshot) -> None:
+    def commit(self, snapshot: Snapshot, payload: bytes | None = None) -> None:
         """Make everything durable, then create the snapshot record. On return the snapshot exists.
 
-        Raises RepositoryLocked when a prune has fenced this run, IntegrityError when a referenced pack is not there.
+        `payload` is the record as it is to be stored, such as a signed one. Raises RepositoryLocked when a prune has
+        fenced this run, IntegrityError when a referenced pack is not there.
         """
         if snapshot.id != self.run_id:
             raise ValueError(f"run {self.run_id} cannot commit the record of run {snapshot.id}")
-        self._snapshot = snapshot
+        self._record = payload or encode_snapshot(snapshot)
         perform(self._actions, STORING)
 
     # -- the steps of protocol.BACKUP
@@ -220,8 +222,7 @@ class RunWriter:
             )
 
     def _create_record(self) -> None:
-        assert self._snapshot is not None
-        if not commit_run(self._storage, self._repository.objects, self._snapshot):
+        if not commit_run(self._storage, self._repository.objects, self.run_id, self._record):
             raise self._fenced()
 
     def _fenced(self) -> RepositoryLocked:

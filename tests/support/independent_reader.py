@@ -18,6 +18,7 @@ import msgpack
 import pyrage
 import zstandard
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -167,11 +168,33 @@ class IndependentReader:
         """The records by run id, in order."""
         records = {}
         for path in sorted((self.root / "snapshots").iterdir()):
-            record = json.loads(self._open("snapshot", path.name.encode(), path.read_bytes()))
-            if "fenced" not in record:
-                assert record["id"] == path.name
-                records[path.name] = record
+            line, _, second = self._open("snapshot", path.name.encode(), path.read_bytes()).partition(b"\n")
+            record, about = json.loads(line), json.loads(second or b"{}")
+            if "fenced" in record:
+                continue
+            if "origin" in record:
+                message = b"drkit 1 record\0" + self.id + line
+                public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(record["origin"]))
+                public.verify(bytes.fromhex(about["signature"]), message)
+                assert record["sequence"] >= 1
+            if "copy" in about:
+                assert about["copy"]["id"] == path.name
+                record |= {"copy_of": record.get("copy_of", record["id"]), **about["copy"]}
+            assert record["id"] == path.name
+            records[path.name] = record
         return records
+
+    def trees(self, part: Any) -> Iterator[list[str]]:
+        """Every list named `tree` in a record, or in a part of one."""
+        if isinstance(part, dict):
+            for name, value in part.items():
+                if name == "tree" and isinstance(value, list):
+                    yield value
+                else:
+                    yield from self.trees(value)
+        elif isinstance(part, list):
+            for each in part:
+                yield from self.trees(each)
 
     def recipients(self) -> dict[str, dict[str, str]]:
         """Whom the wraps of each key are for, as labels say: purpose -> hash of a wrap that is there -> recipient."""

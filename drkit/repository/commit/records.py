@@ -1,6 +1,6 @@
 """Snapshot records in a storage: creating one commits a run, or fences it.
 
-`snapshots/<run id>` is a sealed object of kind `snapshot` (see format/snapshot.py). It is created once, by the run
+`snapshots/<run id>` is a sealed object of kind `snapshot` (see format/record.py). It is created once, by the run
 itself or by the prune that fences it, and never changed.
 """
 
@@ -10,13 +10,14 @@ from collections.abc import Iterator
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, decode_snapshot, encode_snapshot, tombstone
+from drkit.repository.format.record import decode_snapshot, tombstone
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.storage.base import Storage
 
 
-def commit_run(storage: Storage, sealer: ObjectSealer, snapshot: Snapshot) -> bool:
+def commit_run(storage: Storage, sealer: ObjectSealer, run_id: str, payload: bytes) -> bool:
     """Create the record of a run: on return the snapshot exists. False if the run was fenced before."""
-    return _create(storage, snapshot.id, _seal(sealer, snapshot.id, encode_snapshot(snapshot)), locked=True)
+    return _create(storage, run_id, _seal(sealer, run_id, payload), locked=True)
 
 
 def fence_run(storage: Storage, sealer: ObjectSealer, run_id: str, *, by: str) -> bool:
@@ -58,12 +59,16 @@ def _create(storage: Storage, run_id: str, body: bytes, *, locked: bool) -> bool
 
 def get_snapshot(storage: Storage, sealer: ObjectSealer, key: str) -> Snapshot | None:
     """Read one record; None for a tombstone. Raises IntegrityError naming the object, ObjectNotFound."""
-    run_id = key.removeprefix(SNAPSHOT_PREFIX)
-    payload = sealer.open("snapshot", run_id.encode(), storage.get(key), source=key)
-    snapshot = decode_snapshot(payload, source=key)
-    if snapshot is not None and snapshot.id != run_id:
+    payload = get_payload(storage, sealer, key)
+    snapshot = decode_snapshot(payload, source=key, repository_id=sealer.repository_id)
+    if snapshot is not None and snapshot.id != key.removeprefix(SNAPSHOT_PREFIX):
         raise IntegrityError(f"{key} holds the record of {snapshot.id}", object_name=key)
     return snapshot
+
+
+def get_payload(storage: Storage, sealer: ObjectSealer, key: str) -> bytes:
+    """Return the bytes of a record as they were written. Raises IntegrityError naming the object, ObjectNotFound."""
+    return sealer.open("snapshot", key.removeprefix(SNAPSHOT_PREFIX).encode(), storage.get(key), source=key)
 
 
 def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot | IntegrityError]:

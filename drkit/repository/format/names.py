@@ -39,5 +39,15 @@ def display_path(path: bytes) -> str:
     return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
+def plain_text(text: str, longest: int = 4096) -> str:
+    """Return text for a record: at most `longest` characters, in which only line breaks do not print.
+
+    Errors of an engine or a program may hold anything, and any amount of it.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    shown = "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text[: longest + 1])
+    return shown if len(shown) <= longest else shown[: longest - 4] + " ..."
+
+
 def _escape(char: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))

@@ -18,7 +18,7 @@ class ObjectSealer:
 
     def __init__(self, key: bytes, repository_id: bytes) -> None:
         self._cipher = Cipher(key)
-        self._repository_id = repository_id
+        self.repository_id = repository_id
 
     def seal(self, kind: str, name: bytes, payload: bytes) -> bytes:
         return bytes(self._cipher.seal(compress(payload), self._associated(kind, name)))
@@ -32,4 +32,4 @@ class ObjectSealer:
             raise IntegrityError(f"{source}: {error.message}", hint="Run drkit check.", object_name=source) from None
 
     def _associated(self, kind: str, name: bytes) -> bytes:
-        return b"drkit 1 " + kind.encode() + b"\0" + self._repository_id + name
+        return b"drkit 1 " + kind.encode() + b"\0" + self.repository_id + name

@@ -1,10 +1,11 @@
-"""AES-256-GCM and HKDF-SHA256, as the `cryptography` package gives them. No primitive of our own."""
+"""AES-256-GCM, HKDF-SHA256 and Ed25519, as the `cryptography` package gives them. No primitive of our own."""
 
 from __future__ import annotations
 
 import os
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from drkit.errors import IntegrityError
 
 KEY_SIZE = 32
+SIGNATURE_SIZE = 64
 NONCE_SIZE = 12
 OVERHEAD = NONCE_SIZE + 16
 
@@ -51,3 +53,24 @@ class Cipher:
             raise IntegrityError(
                 "sealed data does not authenticate: it was changed, or is not what its place says"
             ) from None
+
+
+class SigningKey:
+    """An Ed25519 key (RFC 8032). `secret` is its 32-byte seed."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(secret)
+        self.public: bytes = self._key.public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64 bytes of the signature."""
+        return self._key.sign(message)
+
+
+def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether this is the Ed25519 signature of `message` by the holder of `public`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

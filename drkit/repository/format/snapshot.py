@@ -1,34 +1,37 @@
-"""Snapshot records: one run of one policy. The record's existence is the commit."""
+"""Snapshots: what the record of one run tells. `record.py` has their bytes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 
-from drkit.errors import IntegrityError
-from drkit.repository.format.digest import DIGEST_SIZE
 from drkit.repository.format.kinds import Kind, Status
 
 SNAPSHOT_PREFIX = "snapshots/"
-FENCED = "fenced"
-"""The field that makes a record a tombstone: a prune has fenced the run, which can no longer commit."""
 NAMES_KEPT = 1000
+NAME_BYTES_KEPT = 64 * 1024
+"""Bytes of all names in one list. Names come from volumes: they must never size a record."""
+YEARS = range(1970, 9999)
+"""The years of times in records: in every zone on earth such a time can still be told."""
 
 
 @dataclass
 class NameList:
-    """Paths to which something happened: all are counted, the first 1,000 are named (escaped for display)."""
+    """Paths to which something happened: all are counted; the first 1,000 are named, of at most 64 KiB together.
+
+    The names are escaped for display.
+    """
 
     count: int = 0
     names: list[str] = field(default_factory=list)
+    _bytes: int = field(default=0, init=False, repr=False, compare=False)
 
     def add(self, name: str) -> None:
         self.count += 1
-        if len(self.names) < NAMES_KEPT:
+        self._bytes += len(name.encode())
+        if len(self.names) < NAMES_KEPT and self._bytes <= NAME_BYTES_KEPT:
             self.names.append(name)
 
     @classmethod
@@ -37,6 +40,13 @@ class NameList:
         for name in names:
             listing.add(name)
         return listing
+
+
+@dataclass
+class Documents:
+    """A tree of files that are data, such as inspect documents: the chunk ids of its tree."""
+
+    tree: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -51,6 +61,8 @@ class Target:
     started: str = ""
     seconds: float = 0.0
     downtime_seconds: float = 0.0
+    quiesce: str = ""
+    """The quiesce mode that was achieved."""
     files: int = 0
     bytes: int = 0
     bytes_read: int = 0
@@ -60,11 +72,15 @@ class Target:
     skipped: NameList = field(default_factory=NameList)
     lost: list[str] = field(default_factory=list)
     """What this capture could not record, in words: the reduced fidelity of a stock helper, trusted xattrs."""
+    flags: list[str] = field(default_factory=list)
+    """`shrunk`, `anomaly`, `safety` or `pinned`: what retention and status must know."""
     exclude: list[str] = field(default_factory=list)
     encoding: str = ""
     """What wrote the tar stream. Members are reused only between captures with the same encoding."""
     source: dict[str, Any] = field(default_factory=dict)
-    """The engine's own description: a volume's driver, options and labels; an image's id, tags and platform."""
+    """Identity and shape of what was captured, never a value that could be a secret: see FORMAT.md, section 8."""
+    documents: Documents = field(default_factory=Documents)
+    """The engine's descriptions of what was captured."""
     trusted_xattrs: bool = False
     tree: list[str] = field(default_factory=list)
 
@@ -84,6 +100,14 @@ def tree_chunk_ids(target: Target) -> list[bytes]:
 
 
 @dataclass
+class Previous:
+    """The record before, in the series that a record continues."""
+
+    id: str
+    sequence: int
+
+
+@dataclass
 class Snapshot:
     """The record of one run. Times are RFC 3339 in UTC."""
 
@@ -94,7 +118,28 @@ class Snapshot:
     status: Status
     targets: list[Target]
     finished: str = ""
+    origin: str = ""
+    """The public Ed25519 key of the installation that signed the record, in hex. Empty: nobody signed it."""
+    sequence: int = 0
+    """Counts the records of one origin, host and policy; 0 in a record that nobody signed."""
+    previous: Previous | None = None
+    adopted: list[str] = field(default_factory=list)
+    """Other origins whose series this one continues."""
+    fork: str = ""
+    """The origin whose state directory this installation found to be in use elsewhere; empty once that is settled."""
+    requires: list[str] = field(default_factory=list)
+    """What a program must know of to write to, prune or copy the repository."""
     policy_text: str = ""
+    """Only in records of earlier versions: the policy is a document now."""
+    policy_digest: str = ""
+    """Tells whether two records were made under the same policy text; nobody else can confirm a guess of it."""
+    retention: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    objectives: dict[str, Any] = field(default_factory=dict)
+    unprotected: dict[str, int] = field(default_factory=dict)
+    """By kind, how many things on the host no policy entry covers."""
+    documents: Documents = field(default_factory=Documents)
+    """The policy's text."""
     drkit: str = ""
     helper: dict[str, Any] = field(default_factory=dict)
     """The helper image: id, source, tar version, architecture, and the chunk ids of its archive."""
@@ -102,6 +147,8 @@ class Snapshot:
     """In a mirror: the id of the run that captured this, however many copies lie between."""
     via: list[str] = field(default_factory=list)
     """The ids of the copies between that run and this one, oldest first."""
+    unknown: list[Target] = field(default_factory=list)
+    """Trees in fields that this version does not know, as targets named after the field. Never written."""
 
     @property
     def original(self) -> str:
@@ -122,16 +169,17 @@ def stored_helper(snapshot: Snapshot) -> Target:
     return Target(Kind.IMAGE, "drkit helper", tree=snapshot.helper.get("tree", []))
 
 
-def stored_trees(snapshot: Snapshot) -> Iterable[Target]:
-    """Yield every tree of a snapshot: those of its targets, and that of the helper image stored with it."""
-    yield from (target for target in [*snapshot.targets, stored_helper(snapshot)] if target.tree)
+def stored_documents(snapshot: Snapshot) -> Iterator[Target]:
+    """Yield the documents of a snapshot, as targets; one whose tree is empty holds none."""
+    yield Target("documents", "of the run", tree=snapshot.documents.tree)
+    for target in snapshot.targets:
+        yield Target("documents", f"of {target.title}", tree=target.documents.tree)
 
 
-def copied(snapshot: Snapshot, random: bytes) -> Snapshot:
-    """Return the record of a copy. It is a run of its own, whose id sorts like that of the original."""
-    run_id = f"{snapshot.original.partition('-')[0]}-{random.hex()}"
-    via = [*snapshot.via, snapshot.id] if snapshot.copy_of else []
-    return replace(snapshot, id=run_id, copy_of=snapshot.original, via=via)
+def stored_trees(snapshot: Snapshot) -> Iterator[Target]:
+    """Yield every tree that a snapshot refers to, whatever field holds it: all are kept, copied and checked."""
+    every = [*snapshot.targets, stored_helper(snapshot), *stored_documents(snapshot), *snapshot.unknown]
+    yield from (target for target in every if target.tree)
 
 
 def format_time(moment: datetime) -> str:
@@ -139,75 +187,10 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
+    """Raises ValueError for what is not a time in UTC, and for a year that not every zone could tell."""
     moment = datetime.fromisoformat(text)
     if moment.utcoffset() != timedelta(0):
         raise ValueError(f"{text} is not in UTC")
+    if moment.year not in YEARS:
+        raise ValueError(f"{text} is in no year that a record can have")
     return moment
-
-
-def tombstone(run_id: str, *, by: str) -> bytes:
-    """Return the payload of a tombstone: prune `by` took the run's name. A prune's own says that it may delete."""
-    return json.dumps({FENCED: run_id, "by": by}).encode()
-
-
-def encode_snapshot(snapshot: Snapshot) -> bytes:
-    record = asdict(snapshot)
-    if not snapshot.copy_of:
-        del record["copy_of"], record["via"]
-    return json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode()
-
-
-def decode_snapshot(payload: bytes, *, source: str) -> Snapshot | None:
-    """Read a record; None for a tombstone. Fields that this version does not know are ignored.
-
-    Raises IntegrityError naming `source`, the storage key the payload came from.
-    """
-    try:
-        raw = json.loads(payload)
-        if FENCED in raw:
-            return None
-        if not isinstance(raw["targets"], list):
-            raise TypeError("targets is not a list")
-        raw["targets"] = [_target(entry) for entry in raw["targets"]]
-        _check_tree(raw.get("helper", {}).get("tree", []))
-        raw["status"] = _status(raw["status"])
-        snapshot = Snapshot(**_known(Snapshot, raw))
-        parse_time(snapshot.time)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{source} is not a snapshot record: {error}", object_name=source) from error
-    return snapshot
-
-
-def _status(text: Any) -> Any:
-    """A `Status`, or text that a newer drkit wrote, which to this one is none of them."""
-    if not isinstance(text, str):
-        raise TypeError("a status is not text")
-    return Status(text) if text in set(Status) else text
-
-
-def _target(raw: dict[str, Any]) -> Target:
-    for name in ("torn", "vanished", "skipped"):
-        raw[name] = NameList(**_known(NameList, raw.get(name, {})))
-    _check_tree(raw.get("tree", []))
-    raw["status"] = _status(raw.get("status", Status.OK))
-    return Target(**_known(Target, raw))
-
-
-def _check_tree(tree: Any) -> None:
-    """Raise ValueError for what is not a tree: whoever holds the meta key can write a record, not only drkit."""
-    # All ids at once: in 10,000 records they are most of what is read.
-    digits = 2 * DIGEST_SIZE
-    if not (isinstance(tree, list) and set(map(len, tree)) <= {digits}):
-        raise ValueError("a tree is not a list of chunk ids")
-    if len(bytes.fromhex("".join(tree))) != DIGEST_SIZE * len(tree):  # fromhex skips blanks
-        raise ValueError("a tree is not a list of chunk ids")
-
-
-def _known(record: type, raw: dict[str, Any]) -> dict[str, Any]:
-    names = _field_names(record)
-    return raw if raw.keys() <= names else {key: raw[key] for key in raw.keys() & names}
-
-
-@cache
-def _field_names(record: type) -> frozenset[str]:
-    return frozenset(item.name for item in fields(record))

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from drkit.errors import IntegrityError, ObjectNotFound
 from drkit.events import LOGGED, Events
 from drkit.repository.chunk_finder import ChunkFinder, missing_pack
+from drkit.repository.commit.records import get_payload
 from drkit.repository.format.packs import directory_of, pack_key
+from drkit.repository.format.record import copied_payload
 from drkit.repository.format.sealing import random_bytes
-from drkit.repository.format.snapshot import Snapshot, copied, stored_trees, tree_chunk_ids
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, stored_trees, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT
 from drkit.repository.keys.wraps import TREE_KEY_ID
 from drkit.repository.mirror.mirror import KeyCopier
@@ -55,6 +58,7 @@ class Transfer:
         Raises IntegrityError for a damaged pack or key of the source: nothing of it was sent, and what was sent before
         serves other snapshots. Raises RepositoryLocked when a prune of the mirror has fenced the run.
         """
+        original = get_payload(self._source.storage, self._source.objects, SNAPSHOT_PREFIX + snapshot.id)
         record = copied(snapshot, random_bytes(4))
         with RunWriter(self._mirror, record.id, (), host=self._host, verb="copy", events=self._events) as writer:
             self.damage |= {error.object_name: error for error in writer.damage}
@@ -63,7 +67,7 @@ class Transfer:
             except IntegrityError:
                 writer.keep()
                 raise
-            writer.commit(record)
+            writer.commit(record, copied_payload(original, record.id, record.via))
         return record
 
     def _send(self, snapshot: Snapshot, writer: RunWriter) -> None:
@@ -106,6 +110,13 @@ class Transfer:
             if writer.put_sealed(entry, body[entry.offset : entry.offset + entry.sealed_size]):
                 self.bytes_sent += entry.sealed_size
                 self._events.progress("copy", entry.sealed_size)
+
+
+def copied(snapshot: Snapshot, random: bytes) -> Snapshot:
+    """Return what the record of a copy tells. It is a run of its own, whose id sorts like that of the original."""
+    run_id = f"{snapshot.original.partition('-')[0]}-{random.hex()}"
+    via = [*snapshot.via, snapshot.id] if snapshot.copy_of else []
+    return replace(snapshot, id=run_id, copy_of=snapshot.original, via=via)
 
 
 class _Needs:

@@ -8,7 +8,8 @@ from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
 from drkit.repository.commit.records import commit_run, fence_run, get_snapshot, is_taken, list_snapshots
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, encode_snapshot, format_time
+from drkit.repository.format.record import encode_snapshot
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time
 from drkit.storage.base import Data
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import NOW
@@ -21,6 +22,10 @@ def a_snapshot(run_id: str) -> Snapshot:
 @pytest.fixture
 def sealer() -> ObjectSealer:
     return ObjectSealer(bytes(32), bytes(16))
+
+
+def commit(storage: MemoryStorage, sealer: ObjectSealer, snapshot: Snapshot) -> bool:
+    return commit_run(storage, sealer, snapshot.id, encode_snapshot(snapshot))
 
 
 def put_record(storage: MemoryStorage, sealer: ObjectSealer, snapshot: Snapshot, key: str) -> None:
@@ -64,14 +69,14 @@ def test_a_record_under_another_name(sealer: ObjectSealer) -> None:
 
 def test_whoever_comes_first_decides(sealer: ObjectSealer) -> None:
     storage = MemoryStorage()
-    assert commit_run(storage, sealer, a_snapshot("2025-0"))
+    assert commit(storage, sealer, a_snapshot("2025-0"))
     assert not fence_run(storage, sealer, "2025-0", by="prune")
     assert get_snapshot(storage, sealer, "snapshots/2025-0") == a_snapshot("2025-0")
     assert not is_taken(storage, "2025-1")
     assert fence_run(storage, sealer, "2025-1", by="prune")
     assert is_taken(storage, "2025-1")
     assert not fence_run(storage, sealer, "2025-1", by="another")
-    assert not commit_run(storage, sealer, a_snapshot("2025-1"))
+    assert not commit(storage, sealer, a_snapshot("2025-1"))
     assert get_snapshot(storage, sealer, "snapshots/2025-1") is None
 
 
@@ -90,7 +95,7 @@ class Late(MemoryStorage):
 
 @pytest.mark.parametrize(("found", "ours"), [("ours", True), ("others", False), ("nothing", False)])
 def test_a_lost_answer_is_told_from_a_taken_key(sealer: ObjectSealer, found: str, ours: bool) -> None:
-    assert commit_run(Late(found), sealer, a_snapshot("2025-0")) == ours
+    assert commit(Late(found), sealer, a_snapshot("2025-0")) == ours
     assert fence_run(Late(found), sealer, "2025-0", by="prune") == ours
 
 

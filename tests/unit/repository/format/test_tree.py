@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
-from typing import Any
 
 import msgpack
 import pytest
@@ -21,13 +18,8 @@ from drkit.repository.format.names import display_path, new_run_id
 from drkit.repository.format.snapshot import (
     NAMES_KEPT,
     NameList,
-    Snapshot,
-    Target,
-    decode_snapshot,
-    encode_snapshot,
     format_time,
     parse_time,
-    tree_chunk_ids,
 )
 from drkit.repository.format.tree import EXTENT, Member, TreeWriter, decode_members, encode_member
 
@@ -136,96 +128,6 @@ def test_what_a_member_tells_of_itself() -> None:
     assert member.raw_size == 32
     assert list(member.chunk_ids()) == [b"a" * 32, b"b" * 32]
     assert Member(b"", b"", b"", b"", b"", False, b"").type == ""
-
-
-# --- snapshot records -------------------------------------------------------------------------------------------------
-
-
-def record(run_id: str = "20250309t010203z-00000000", **changes: Any) -> Snapshot:
-    target = Target(
-        "volume",
-        "shop_data",
-        started=format_time(NOW),
-        files=3,
-        torn=NameList.of(["a"]),
-        lost=["words"],
-        source={"Driver": "local", "Options": None, "Labels": {"a": "\u00e9"}},
-        tree=["ab" * 32],
-    )
-    fields: dict[str, Any] = {"host": "h", "policy": "p", "status": "ok", "targets": [target]} | changes
-    return Snapshot(run_id, format_time(NOW), **fields)
-
-
-def test_a_record_comes_back() -> None:
-    snapshot = record(policy_text="version: 1\n", helper={"tree": ["cd" * 32]})
-    assert decode_snapshot(encode_snapshot(snapshot), source="snapshots/x") == snapshot
-    assert tree_chunk_ids(snapshot.targets[0]) == [b"\xab" * 32]
-    assert snapshot.target("volume", "shop_data") is snapshot.targets[0]
-    assert snapshot.target("image", "shop_data") is None
-
-
-def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
-    fields = json.loads(encode_snapshot(record()))
-    change(fields)
-    return json.dumps(fields).encode()
-
-
-def add_fields(fields: dict[str, Any]) -> None:
-    fields["later"] = {"a": 1}
-    fields["targets"][0]["later"] = [1]
-    fields["targets"][0]["torn"]["later"] = "x"
-    fields["helper"]["later"] = 1
-
-
-def test_fields_that_this_version_does_not_know_are_passed_over() -> None:
-    snapshot = decode_snapshot(changed(add_fields), source="snapshots/x")
-    assert snapshot is not None
-    assert snapshot.targets == record().targets
-
-
-def test_fields_that_a_record_need_not_have() -> None:
-    def remove(fields: dict[str, Any]) -> None:
-        target = fields["targets"][0]
-        fields["targets"][0] = {key: target[key] for key in ("kind", "name", "tree")}
-        for name in ("finished", "policy_text", "drkit", "helper"):
-            del fields[name]
-
-    snapshot = decode_snapshot(changed(remove), source="snapshots/x")
-    assert snapshot is not None
-    assert snapshot.targets == [Target("volume", "shop_data", tree=["ab" * 32])]
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"[]",
-        b"{}",
-        b"\xff",
-        b"7",
-        b"[" * 100_000,
-        changed(lambda fields: fields.pop("time")),
-        changed(lambda fields: fields.update(time="2025-03-09T01:02:03")),
-        changed(lambda fields: fields.update(time="2025-03-09T01:02:03+01:00")),
-        changed(lambda fields: fields.update(time="yesterday")),
-        changed(lambda fields: fields.update(time=5)),
-        changed(lambda fields: fields.update(targets={})),
-        changed(lambda fields: fields.update(targets=["volume"])),
-        changed(lambda fields: fields["targets"].append(None)),
-        changed(lambda fields: fields["targets"][0].pop("kind")),
-        changed(lambda fields: fields["targets"][0].update(torn=[])),
-        changed(lambda fields: fields["targets"][0].update(tree="ab")),
-        changed(lambda fields: fields["targets"][0].update(tree=["xy" * 32])),
-        changed(lambda fields: fields["targets"][0].update(tree=["ab"])),
-        changed(lambda fields: fields["targets"][0].update(tree=[5])),
-        changed(lambda fields: fields.update(helper={"tree": ["xy"]})),
-        changed(lambda fields: fields.update(helper=[])),
-    ],
-)
-def test_payloads_that_are_no_record(payload: bytes) -> None:
-    with pytest.raises(IntegrityError, match="snapshots/x is not a snapshot record") as caught:
-        decode_snapshot(payload, source="snapshots/x")
-    assert caught.value.object_name == "snapshots/x"
 
 
 # --- names and times --------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from drkit.repository.check import Report, check_packs, check_repository
 from drkit.repository.commit.marks import put_mark
 from drkit.repository.commit.session import list_sessions
 from drkit.repository.format import packs as packs_module
-from drkit.repository.format.snapshot import Snapshot, tombstone
+from drkit.repository.format.record import tombstone
+from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.holders.custody import read_custody
 from drkit.repository.keys.identity import Identity, generate_identity
 from drkit.repository.keys.labels import Holder

@@ -19,7 +19,8 @@ from drkit.operations.forget import forget_snapshots
 from drkit.repository.check import check_repository
 from drkit.repository.commit.session import Session, list_sessions
 from drkit.repository.format import packs as packs_module
-from drkit.repository.format.snapshot import Snapshot, Target, format_time, tombstone
+from drkit.repository.format.record import tombstone
+from drkit.repository.format.snapshot import Snapshot, Target, format_time
 from drkit.repository.index import index_keys
 from drkit.repository.keys.labels import Holder, put_label
 from drkit.repository.keys.wraps import format_meta_key
