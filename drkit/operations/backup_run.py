@@ -46,6 +46,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         events.warn(difference, hint="Run drkit key rewrap where the identity is.")
     repository.storage.keep_reserve()
     snapshots, damaged = readable_snapshots(repository)
+    repository.refuse_newer()
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
     seen.warn_if_set_back(found, listed)

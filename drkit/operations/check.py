@@ -15,4 +15,5 @@ def check(context: Context, *, packs: bool = False) -> Report:
     """
     repository = context.uncached_repository
     report = check_packs(repository, context.events) if packs else check_repository(repository)
+    context.warn_of_newer()
     return replace(report, warnings=context.warnings)

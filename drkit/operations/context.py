@@ -167,6 +167,14 @@ class Context:
         """The place of a new mirror of the repository at `source`."""
         return new_mirror_access(self.policy_of_access, self._url, source, environ=self.environ)
 
+    def warn_of_newer(self) -> None:
+        """Warn of what a newer drkit stored, as far as it was read: this one may not show all of it."""
+        for key, names in self.repository.newer.items():
+            self.events.warn(
+                f"{key} was made by a newer drkit, and requires {', '.join(names)}: this one may not show all of it",
+                hint="Install a newer drkit.",
+            )
+
     def warn_of_damage(self) -> None:
         """Warn of damage to the index that did not prevent the operation."""
         for error in self.repository.damage:

@@ -87,6 +87,8 @@ def copy_into(
     """As `copy`, into a mirror that is open."""
     snapshots, damaged = readable_snapshots(source)
     there = {snapshot.original for snapshot in readable_snapshots(mirror)[0]}
+    source.refuse_newer()
+    mirror.refuse_newer()
     done = CopyResult(mirror.storage.url)
     if references:
         chosen = {each.id: each for each in (by_id(snapshots, reference, damaged) for reference in references)}

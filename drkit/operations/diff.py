@@ -35,6 +35,7 @@ class DiffResult:
 def diff(context: Context, old: str, new: str) -> DiffResult:
     """Compare two snapshots, named by id, a part of it, or `latest`."""
     before, after = find_snapshot(context.repository, old), find_snapshot(context.repository, new)
+    context.warn_of_newer()
     return DiffResult(before, after, diff_snapshots(context.repository, before, after))
 
 

@@ -42,6 +42,7 @@ def export(
     A file is written under another name and renamed when it is whole. An existing file is never overwritten.
     """
     snapshot, target = find_target(context.repository, reference, kind, name, scope)
+    context.warn_of_newer()
     if isinstance(output, Path):
         files, size = _write_file(context.repository, target, output)
     else:

@@ -40,6 +40,7 @@ class FindResult:
 def find(context: Context, pattern: str, scope: Scope) -> FindResult:
     """Find every member whose path matches a gitignore pattern, in every snapshot of the scope."""
     records, damaged = readable_snapshots(context.repository)
+    context.warn_of_newer()
     admitted = [record for record in records if scope.admits(record)]
     return FindResult(find_members(context.repository, admitted, pattern), damaged)
 

@@ -38,6 +38,7 @@ def forget_snapshots(repository: Repository, references: Sequence[str], *, yes_r
     a damaged record, whose content is unknown.
     """
     snapshots, damaged = readable_snapshots(repository)
+    repository.refuse_newer()
     broken = {error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged}
     chosen = list(dict.fromkeys(name if name in broken else by_id(snapshots, name, damaged).id for name in references))
     if not yes_really:

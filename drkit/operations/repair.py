@@ -9,4 +9,8 @@ from drkit.repository.repair import Repaired
 
 def repair_index(context: Context) -> Repaired:
     """List every pack that no readable index object lists in a new one, from the pack's own directory."""
-    return repair.repair_index(context.uncached_repository)
+    repository = context.uncached_repository
+    for _ in repository.snapshots():
+        pass  # read for what they require
+    repository.refuse_newer()
+    return repair.repair_index(repository)

@@ -36,6 +36,7 @@ def restore(
 ) -> RestoreResult:
     """Restore one target of a snapshot, named by id, a part of it, or `latest`. Never overwrites anything."""
     snapshot, target = find_target(context.repository, reference, kind, name, scope)
+    context.warn_of_newer()
     restoring = Restoring(lambda: context.engine, context.repository, context.state.restores, context.events)
     plan = KINDS[kind].plan_restore(restoring, snapshot, target, options)
     for note in plan.notes:

@@ -26,4 +26,5 @@ class SnapshotsResult:
 def snapshots(context: Context, scope: Scope) -> SnapshotsResult:
     """List the snapshots of the scope: by default those of every host and policy."""
     found, damaged = readable_snapshots(context.repository)
+    context.warn_of_newer()
     return SnapshotsResult([snapshot for snapshot in found if scope.admits(snapshot)], damaged)

@@ -35,6 +35,7 @@ def verify(
     else:
         chosen = [find_snapshot(repository, reference)] if reference else None
         report = verify_repository(repository, chosen, context.events)
+    context.warn_of_newer()
     return replace(report, seed=seed, warnings=context.warnings)
 
 

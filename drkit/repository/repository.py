@@ -16,7 +16,7 @@ from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.sealing import random_bytes
-from drkit.repository.format.snapshot import Snapshot, format_time
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, format_time
 from drkit.repository.index import Index, add_unlisted_packs, index_for_reading
 from drkit.repository.keys import wraps as keys
 from drkit.repository.keys.identity import Identity
@@ -27,6 +27,8 @@ from drkit.storage.base import Storage
 FORMAT = "drkit repository"
 VERSION = 1
 CONFIG = "config"
+KNOWN: frozenset[str] = frozenset()
+"""What `requires` may name: nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def read_config(storage: Storage) -> Config:
         name, version = fields["format"], fields["version"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{damaged}: {error}", hint=cure, object_name=CONFIG) from None
+    requires = fields.get("requires", [])
+    if not isinstance(requires, list) or not all(isinstance(each, str) and each.isprintable() for each in requires):
+        raise IntegrityError(f"{damaged}: requires is not a list of names", hint=cure, object_name=CONFIG)
     if name != FORMAT or not isinstance(version, int) or len(repository_id) != 16:
         raise IntegrityError(f"{damaged}: it does not describe a drkit repository", hint=cure, object_name=CONFIG)
     if version != VERSION:
@@ -134,6 +139,9 @@ class Repository:
         self._index_is_complete = False
         self.damage: list[IntegrityError] = []
         """Damage that was found while the index was read, and could be worked around."""
+        self.newer: dict[str, list[str]] = {}
+        """What objects that were read require, and this version does not know, by storage key."""
+        self._note_requirements(CONFIG, config.fields.get("requires", []))
 
     @classmethod
     def open(cls, storage: Storage, identities: Sequence[Identity]) -> Repository:
@@ -228,4 +236,25 @@ class Repository:
 
     def snapshots(self) -> Iterator[Snapshot | IntegrityError]:
         """Yield every snapshot record, oldest first; a damaged one as the error that names it."""
-        return list_snapshots(self.storage, self.objects)
+        for record in list_snapshots(self.storage, self.objects):
+            if isinstance(record, Snapshot):
+                self._note_requirements(SNAPSHOT_PREFIX + record.id, record.requires)
+            yield record
+
+    def _note_requirements(self, key: str, requires: Sequence[str]) -> None:
+        unknown = [name for name in requires if name not in KNOWN]
+        if unknown:
+            self.newer[key] = unknown
+
+    def refuse_newer(self) -> None:
+        """Raise DrkitError if anything that was read requires more than this version knows.
+
+        Whoever stores or deletes calls this after reading the records, and before changing anything: what a newer
+        version stored could be lost, or not fit.
+        """
+        for key, names in self.newer.items():
+            raise DrkitError(
+                f"{key} of {self.storage.url} was made by a newer drkit: it requires {', '.join(names)}, which this one "
+                "does not know",
+                hint="Install a newer drkit. Nothing was changed.",
+            )

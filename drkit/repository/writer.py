@@ -60,9 +60,10 @@ class RunWriter:
     ) -> None:
         """Open the run's session and read the index. Errors advise the user to run `verb` again.
 
-        Raises RepositoryLocked where another run works and the store takes one writer at a time, and IntegrityError for
-        a mark that cannot be read.
+        Raises RepositoryLocked where another run works and the store takes one writer at a time, IntegrityError for a
+        mark that cannot be read, and DrkitError for what a newer drkit stored (see Repository.refuse_newer).
         """
+        repository.refuse_newer()
         keep_freed_memory()
         self._again = f"drkit {verb} again"
         self._repository = repository

@@ -109,7 +109,9 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
 
 
 def live_snapshots(repository: Repository) -> list[Snapshot]:
-    """Return every snapshot. Raises IntegrityError for a damaged record, since nobody knows what that needs."""
+    """Return every snapshot. Raises IntegrityError for a damaged record, since nobody knows what that needs, and
+    DrkitError for what a newer drkit stored.
+    """
     snapshots = []
     for record in repository.snapshots():
         if isinstance(record, IntegrityError):
@@ -120,6 +122,7 @@ def live_snapshots(repository: Repository) -> list[Snapshot]:
             )
         record.policy_text = ""  # not needed here, and the largest part of a record
         snapshots.append(record)
+    repository.refuse_newer()
     return snapshots
 
 

@@ -1,0 +1,179 @@
+"""What a newer drkit stored: kept, copied and checked, whatever it is; nobody who does not know it writes beside it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from drkit.errors import DrkitError, IntegrityError
+from drkit.operations.copy import copy_into
+from drkit.operations.forget import forget_snapshots
+from drkit.repository.check import check_repository
+from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.packs import pack_key
+from drkit.repository.format.record import encode_snapshot
+from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.prune.plan import plan_prune
+from drkit.repository.repository import CONFIG, Repository
+from drkit.repository.writer import RunWriter
+from tests.support.memory_storage import MemoryStorage
+from tests.support.mirroring import make_mirror
+from tests.support.pruning import prune_now
+from tests.support.repositories import (
+    NOW,
+    Content,
+    create,
+    put_content,
+    random_content,
+    read_content,
+    write_snapshot,
+)
+
+Add = Callable[[dict[str, Any], list[list[str]]], None]
+"""Puts trees into the fields of a record."""
+
+
+def into_parts(fields: dict[str, Any], trees: list[list[str]]) -> None:
+    fields["targets"][0]["parts"] = [{"tree": tree, "name": str(number)} for number, tree in enumerate(trees)]
+
+
+def into_the_record(fields: dict[str, Any], trees: list[list[str]]) -> None:
+    fields["layers"] = {"deep": [[{"tree": tree}] for tree in trees]}
+
+
+def into_documents(fields: dict[str, Any], trees: list[list[str]]) -> None:
+    fields["documents"] = {"tree": trees[0], "others": [{"tree": tree} for tree in trees[1:]]}
+
+
+def into_the_helper(fields: dict[str, Any], trees: list[list[str]]) -> None:
+    fields["helper"] = {"tree": trees[0], "of": {"amd64": {"tree": trees[1]}}}
+
+
+def into_a_kind_of_its_own(fields: dict[str, Any], trees: list[list[str]]) -> None:
+    fields["targets"] += [{"kind": "planet", "name": str(at), "tree": tree} for at, tree in enumerate(trees)]
+
+
+PLACES = [into_parts, into_the_record, into_documents, into_the_helper, into_a_kind_of_its_own]
+
+
+def write_newer(
+    repository: Repository, recipient: str, run_id: str, contents: list[Content], add: Add, **fields: Any
+) -> list[Target]:
+    """Commit the record of a newer version, with one tree for each of `contents`; return these as targets."""
+    snapshot = Snapshot(run_id, format_time(NOW), "host", "policy", "ok", [])
+    parts = [Target("part", str(number)) for number in range(len(contents))]
+    with RunWriter(repository, run_id, [recipient], host="host") as writer:
+        snapshot.targets.append(Target("volume", "plain"))
+        put_content(repository, writer, snapshot.targets[0], {b"": b"root" * 128})
+        for part, content in zip(parts, contents, strict=True):
+            put_content(repository, writer, part, content)
+        record = json.loads(encode_snapshot(snapshot)) | fields
+        add(record, [part.tree for part in parts])
+        writer.commit(snapshot, json.dumps(record).encode())
+    return parts
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> Iterator[random.Random]:
+    seed = random.randrange(2**32)
+    print(f"seed: {seed}")
+    yield random.Random(seed)
+
+
+@pytest.mark.parametrize("add", PLACES)
+def test_no_prune_loses_the_trees_of_a_newer_version(rng: random.Random, add: Add) -> None:
+    repository, identity = create(MemoryStorage())
+    contents = [random_content(rng), random_content(rng)]
+    parts = write_newer(repository, identity.recipient, "20250309t010203z-00000001", contents, add)
+    write_snapshot(repository, [identity.recipient], "20250309t010203z-00000002", {"v": random_content(rng)})
+    write_snapshot(repository, [identity.recipient], "20250309t010203z-00000003", {"v": random_content(rng)})
+    prune_now(repository, "prune-1", "20250309t010203z-00000002")
+    prune_now(repository, "prune-2")
+    repository.reload_index()
+    assert [read_content(repository, part) for part in parts] == contents
+    assert check_repository(repository).ok
+
+
+@pytest.mark.parametrize("add", PLACES)
+def test_a_copy_takes_the_trees_of_a_newer_version_along(rng: random.Random, add: Add) -> None:
+    repository, identity = create(MemoryStorage())
+    contents = [random_content(rng), random_content(rng)]
+    parts = write_newer(repository, identity.recipient, "20250309t010203z-00000001", contents, add)
+    mirror = make_mirror(repository, MemoryStorage())
+    copy_into(repository, mirror, host="host")
+    mirror.reload_index()
+    assert [read_content(mirror, part) for part in parts] == contents
+    assert check_repository(mirror).ok
+
+
+@pytest.mark.parametrize("add", PLACES)
+def test_check_names_damage_to_the_trees_of_a_newer_version(rng: random.Random, add: Add) -> None:
+    storage = MemoryStorage()
+    repository, identity = create(storage)
+    parts = write_newer(repository, identity.recipient, "20250309t010203z-00000001", [random_content(rng)] * 2, add)
+    place = repository.index.get(bytes.fromhex(parts[1].tree[0]))
+    assert place is not None
+    del storage.objects[pack_key(place.pack_id)]
+    report = check_repository(Repository.open(storage, repository.identities))
+    assert report.findings[pack_key(place.pack_id)].snapshots == ["20250309t010203z-00000001"]
+
+
+def objects_of(storage: MemoryStorage) -> dict[str, bytes]:
+    return {key: bytes(body) for key, body in storage.objects.items()}
+
+
+def put_in_config(storage: MemoryStorage, repository: Repository, requires: Any) -> None:
+    """Change `config` as whoever holds the meta key can."""
+    fields = json.loads(storage.objects[CONFIG])
+    del fields["mac"]
+    fields["requires"] = requires
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    mac = keyed_digest(repository.meta.config, text).hex()
+    storage.objects[CONFIG] = json.dumps({**fields, "mac": mac}).encode()
+
+
+@pytest.mark.parametrize("where", ["record", "config"])
+def test_whoever_does_not_know_what_is_required_changes_nothing(rng: random.Random, where: str) -> None:
+    storage = MemoryStorage()
+    repository, identity = create(storage)
+    run = "20250309t010203z-00000001"
+    requires = ["wormholes"] if where == "record" else []
+    content = random_content(rng)
+    (part,) = write_newer(repository, identity.recipient, run, [content], into_parts, requires=requires)
+    if where == "config":
+        put_in_config(storage, repository, ["wormholes"])
+    other = MemoryStorage()
+    mirror = make_mirror(repository, other)
+    repository = Repository.open(storage, [identity])
+    before, mirrored = objects_of(storage), objects_of(other)
+
+    def write() -> None:
+        list(repository.snapshots())
+        write_snapshot(repository, [identity.recipient], "20250309t010203z-00000002", {"v": content})
+
+    for change in (
+        write,
+        lambda: prune_now(repository),
+        lambda: plan_prune(repository, lambda snapshots: set(), 0),
+        lambda: forget_snapshots(repository, [run], yes_really=True),
+        lambda: copy_into(repository, mirror, host="host"),
+    ):
+        with pytest.raises(DrkitError, match="was made by a newer drkit: it requires wormholes") as caught:
+            change()
+        assert caught.value.exit_code == 1
+    assert (objects_of(storage), objects_of(other)) == (before, mirrored)
+    assert read_content(repository, part) == content  # readers go on
+    assert check_repository(repository).ok
+
+
+@pytest.mark.parametrize("requires", ["wormholes", {"a": 1}, [1], ["\x1b"], None])
+def test_a_config_whose_requirements_cannot_be_read_is_damaged(requires: Any) -> None:
+    storage = MemoryStorage()
+    repository, identity = create(storage)
+    put_in_config(storage, repository, requires)
+    with pytest.raises(IntegrityError, match="requires is not a list of names"):
+        Repository.open(storage, [identity])
