@@ -254,7 +254,7 @@ class Repository:
         """
         for key, names in self.newer.items():
             raise DrkitError(
-                f"{key} of {self.storage.url} was made by a newer drkit: it requires {', '.join(names)}, which this one "
-                "does not know",
+                f"{key} of {self.storage.url} was made by a newer drkit: it requires {', '.join(names)}, "
+                "which this one does not know",
                 hint="Install a newer drkit. Nothing was changed.",
             )

@@ -10,14 +10,18 @@ from datetime import timedelta
 
 import pytest
 
+from drkit.errors import AccessDenied
+from drkit.operations.keys import add_recipient, key_list, rewrap_keys
 from drkit.repository.check import check_repository
 from drkit.repository.format.names import LOCKED_PREFIXES
 from drkit.repository.keys.identity import Identity, generate_identity
+from drkit.repository.keys.wraps import META_PREFIX, data_key_prefix, data_key_wraps
 from drkit.repository.locks import renew_locks
 from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from drkit.storage.s3.bucket import S3Storage, open_bucket
 from drkit.storage.s3.settings import ObjectLock, S3Settings
+from tests.support.forgery import forge_wrap
 from tests.support.pruning import debris, prune_now
 from tests.support.repositories import NOW, Content, random_content, read_everything, write_snapshot
 from tests.support.s3 import IMPATIENT, S3Server, credentials, locked_bucket
@@ -128,3 +132,26 @@ def test_check_names_what_is_hidden(opened: Open, s3_server: S3Server, rng: rand
     report = check_repository(repository)
     assert list(report.findings) == ["snapshots/old"]
     assert "hidden by a delete marker since" in report.findings["snapshots/old"].problem
+
+
+def test_forged_wraps_that_nobody_can_delete_change_nothing(opened: Open, rng: random.Random) -> None:
+    storage = opened(120)
+    identity, made = make(storage, rng)
+    repository = Repository.open(storage, [identity])
+    prefixes = [META_PREFIX, *(data_key_prefix(wrap.key_id) for wrap in data_key_wraps(storage))]
+    forged = [forge_wrap(storage, repository.id, prefix, identity.recipient, first=True) for prefix in prefixes]
+    repository = Repository.open(storage, [identity])
+    assert read_everything(repository) == made
+    report = check_repository(repository)
+    assert report.ok
+    assert all("another key" in report.notes[key] for key in forged)
+    [holder] = key_list(repository).holders
+    assert (holder.recipient, holder.opens) == (identity.recipient, 3)
+    deputy = generate_identity()
+    add_recipient(repository, deputy.recipient)
+    assert read_everything(Repository.open(storage, [deputy])) == made
+    assert rewrap_keys(repository, [identity.recipient, deputy.recipient]).removed == 0
+    with pytest.raises(AccessDenied, match="3 wraps could not be deleted"):
+        rewrap_keys(repository, [identity.recipient])
+    rewrap_keys(repository, [identity.recipient, deputy.recipient])
+    assert read_everything(Repository.open(storage, [identity])) == made

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound
+from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound, counted
 from drkit.repository.keys.identity import unwrap_with_passphrase
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, Label, read_labels
 from drkit.repository.keys.wraps import (
@@ -197,7 +197,8 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
     """Delete every wrap for which `stays` is false, those of the meta key first. Returns how many were deleted.
 
     First an identity at hand must open every key through a wrap that stays; otherwise this raises DrkitError, and
-    nothing is changed. Keys that somebody copied earlier still open what was stored until then.
+    nothing is changed. Keys that somebody copied earlier still open what was stored until then. Raises AccessDenied
+    after all others are deleted if the storage refuses some.
     """
     require_identity(repository, "taking the keys from somebody")
     custody = read_custody(repository)
@@ -211,10 +212,33 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
                 hint="Use the identity of a recipient that stays: set DRKIT_IDENTITY_FILE.",
             )
     going = [wrap for wrap in custody.wraps if not stays(wrap)]
+    gone: set[str] = set()
+    denied: list[AccessDenied] = []
     for wrap in sorted(going, key=lambda wrap: wrap.purpose != _META):
-        repository.storage.delete(wrap.key)
-    _delete_stale_labels(repository, custody, {wrap.key for wrap in going})
-    return len(going)
+        try:
+            repository.storage.delete(wrap.key)
+        except AccessDenied as error:
+            # A wrap that somebody forged, and locked for years, opens nothing: it must not stop all others.
+            if not _holds_another_key(repository, wrap):
+                denied.append(error)
+        else:
+            gone.add(wrap.key)
+    _delete_stale_labels(repository, custody, gone)
+    if denied:
+        raise AccessDenied(
+            f"{counted(len(denied), 'wrap')} could not be deleted, which open keys still: {denied[0].message}",
+            hint="Where their lock has not ended, run the same command again once it has.",
+        )
+    return len(gone)
+
+
+def _holds_another_key(repository: Repository, wrap: ListedWrap) -> bool:
+    """Whether an identity at hand opens this wrap, and finds a key in it that is not the right one."""
+    try:
+        opened = open_wrap(repository.storage, wrap.key, repository.id, repository.identities)
+    except (IntegrityError, ObjectNotFound):
+        return False
+    return opened is not None and not holds_right_key(repository, wrap.key, opened[1])
 
 
 def _opens(repository: Repository, wrap: ListedWrap, right: bytes) -> bool:

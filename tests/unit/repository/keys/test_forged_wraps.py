@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import random
 import shutil
 from pathlib import Path
@@ -15,32 +12,16 @@ from drkit.errors import IntegrityError
 from drkit.operations.keys import add_recipient, key_list, rewrap_keys
 from drkit.repository.check import check_repository
 from drkit.repository.holders.every_key import open_every_key
-from drkit.repository.keys.identity import Identity, generate_identity, parse_identity, wrap
-from drkit.repository.keys.wraps import META_PREFIX, data_key_prefix, data_key_wraps, new_key
+from drkit.repository.keys.identity import Identity, generate_identity, parse_identity
+from drkit.repository.keys.wraps import META_PREFIX, data_key_prefix, data_key_wraps
 from drkit.repository.repository import CONFIG, Repository
 from drkit.storage import open_storage
-from drkit.storage.base import Storage
+from tests.support.forgery import forge_wrap as forge
 from tests.support.independent_reader import IndependentReader
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import create, random_content, read_everything, write_snapshot
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "repository-1"
-
-
-def forge(storage: Storage, repository_id: bytes, prefix: str, recipient: str, *, first: bool) -> str:
-    """Store a wrap of another key below `prefix`, ground so that it sorts before or behind all that are there."""
-    there = sorted(info.key for info in storage.list(prefix))
-    while True:
-        fields = {"repository": repository_id.hex(), "for": prefix.split("/")[1], "key": _base64(new_key())}
-        body = wrap(json.dumps(fields).encode(), [recipient])
-        key = prefix + hashlib.sha256(body).hexdigest()
-        if (key < there[0]) if first else (key > there[-1]):
-            storage.put(key, body)
-            return key
-
-
-def _base64(key: bytes) -> str:
-    return base64.b64encode(key).decode()
 
 
 @pytest.fixture
