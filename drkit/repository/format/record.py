@@ -250,6 +250,7 @@ _TARGET: dict[str, Check] = {
     "documents": _documents,
     "trusted_xattrs": a_flag,
     "tree": a_tree,
+    "aligned": a_flag,
 }
 _SNAPSHOT: dict[str, Check] = {
     "id": a_run_id,

@@ -83,6 +83,8 @@ class Target:
     """The engine's descriptions of what was captured."""
     trusted_xattrs: bool = False
     tree: list[str] = field(default_factory=list)
+    aligned: bool = False
+    """Whether it says that every chunk of its tree starts at a record. Readers must not rely on it."""
 
     @property
     def title(self) -> str:
