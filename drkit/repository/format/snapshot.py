@@ -143,6 +143,8 @@ class Snapshot:
     documents: Documents = field(default_factory=Documents)
     """The policy's text."""
     drkit: str = ""
+    compression: str = ""
+    """How hard the run compressed what it stored, see `Compression`; empty in records of earlier versions."""
     helper: dict[str, Any] = field(default_factory=dict)
     """The helper image: id, source, tar version, architecture, and the chunk ids of its archive."""
     copy_of: str = ""

@@ -138,6 +138,7 @@ def a_target(**changes: Any) -> bytes:
         changed(lambda fields: fields.update(policy=["shop"])),
         changed(lambda fields: fields.update(id="../../config")),
         changed(lambda fields: fields.update(drkit="\x9b31m")),
+        changed(lambda fields: fields.update(compression=3)),
         changed(lambda fields: fields.update(requires="none")),
         changed(lambda fields: fields.update(requires=[7])),
         changed(lambda fields: fields.update(retention=[])),
