@@ -16,6 +16,7 @@ from drkit.errors import CaptureFailed, DrkitError, RepositoryError
 from drkit.operations.context import Context, found_at
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.stream import iterator_readinto
+from drkit.repository.format.compression import Compression
 from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, stored_helper
@@ -50,6 +51,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
     seen.warn_if_set_back(found, listed)
+    compression = Compression(policy.repository.compression)
     record = Snapshot(
         ready.run_id,
         format_time(context.now),
@@ -59,9 +61,10 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         [],
         policy_text=policy.text,
         drkit=__version__,
+        compression=compression,
     )
     with (
-        RunWriter(repository, ready.run_id, recipients, host=host) as writer,
+        RunWriter(repository, ready.run_id, recipients, host=host, compression=compression) as writer,
         ChunkReader(repository) as reader,
     ):
         for error in writer.damage:

@@ -14,6 +14,7 @@ from drkit.repository.format.snapshot import Snapshot, Target
 from drkit.repository.format.tree import Member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
+from drkit.repository.tree_search import at, below, members_in
 
 
 class Listed(NamedTuple):
@@ -66,9 +67,9 @@ def list_members(repository: Repository, target: Target, path: str | None) -> It
     wanted = path.strip("/").encode("utf-8", "surrogateescape") if path and path.strip("/") not in ("", ".") else b""
     seen = False
     with ChunkReader(repository) as reader:
-        for member in reader.members(target):
-            if not wanted or member.path == wanted or member.path.startswith(wanted + b"/"):
-                seen = True
-                yield listed(member)
+        ranges = (at(wanted), below(wanted))
+        for member in members_in(reader, target, ranges) if wanted else reader.members(target):
+            seen = True
+            yield listed(member)
     if not seen:
         raise DrkitError(f"{target.title} holds no {path}", hint="See all paths: drkit ls SNAPSHOT TARGET.")

@@ -109,12 +109,11 @@ def _not_taken_over(reasons: Iterable[str]) -> list[str]:
 
 def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> Selection:
     # Deferred: see base.py.
-    from drkit.pipeline.select import Patterns
-    from drkit.pipeline.selection import select_members
+    from drkit.pipeline.selection import select_paths
     from drkit.repository.reader import ChunkReader
 
     with ChunkReader(restoring.repository) as reader:
-        return select_members(reader.members(target), Patterns(options.paths))
+        return select_paths(reader, target, options.paths)
 
 
 def restore(restoring: Restoring, plan: RestorePlan) -> Restored:

@@ -5,6 +5,7 @@ The host's own find and tar stand in for a helper's.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from collections.abc import Callable
@@ -159,11 +160,15 @@ def test_a_first_capture_and_an_unchanged_one(captures: Captures) -> None:
     assert b"c/d" * 1000 in content[b"c/d"]
     assert (first.files, first.bytes, first.encoding) == (5, 5000, "1.34, full")
     assert first.tree == captures.trees
+    assert first.aligned
     assert captures.events.counts == {"volume x": first.bytes_read}
 
     second = captures.run(captures.helper(), previous=first)
     assert (second.tree, second.files, second.bytes, second.bytes_read) == (first.tree, 5, 5000, 0)
+    assert second.aligned
     assert captures.trees == []
+    old = dataclasses.replace(first, aligned=False)
+    assert not captures.run(captures.helper(), previous=old).aligned, "a tree that was cut anywhere was taken over"
 
 
 def test_only_what_changed_is_read(captures: Captures) -> None:
