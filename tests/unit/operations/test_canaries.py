@@ -7,7 +7,7 @@ import os
 import random
 import string
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -17,23 +17,27 @@ import pytest
 from drkit.catalog.find import ANY
 from drkit.engine.client import Engine
 from drkit.engine.image_identity import image_identity
+from drkit.errors import IntegrityError
 from drkit.operations.context import Context
 from drkit.operations.policy import show_policy
+from drkit.pipeline.documents import write_documents
 from drkit.policy import load_policy
 from drkit.repository.commit.marks import put_mark
 from drkit.repository.commit.session import Session
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.kinds import Status
-from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.format.snapshot import Snapshot, Target, format_time
 from drkit.repository.keys.identity import Identity
 from drkit.repository.keys.wraps import format_meta_key
 from drkit.repository.proofs import add_proof
 from drkit.repository.repository import Repository
+from drkit.repository.writer import RunWriter
 from drkit.storage import open_storage
 from drkit.storage.cached import CachedStorage
 from drkit.targets import image as image_kind
 from drkit.targets import volume as volume_kind
 from drkit.targets.base import RestoreOptions, Restoring
+from drkit.targets.pipes import description_of
 from tests.support.fake_engine import FakeEngine, backup
 from tests.support.leaks import leaks, leaks_in_files
 from tests.support.meta_view import MetaView
@@ -204,8 +208,6 @@ def reads_back(shop: Shop) -> None:
         assert all(getattr(original, key) == there[key] for key in ("Driver", "Options", "Labels"))
     target = snapshot.target("image", IMAGE)
     assert target is not None
-    from drkit.targets.pipes import description_of
-
     described = description_of(repository, target, image_kind.DOCUMENT)
     restored, there = image_kind._identity(target, described), image_identity(shop.engine.images[IMAGE], IMAGE)
     assert replace(restored, repo_digests=()) == replace(there, repo_digests=())
@@ -386,8 +388,6 @@ def test_names_that_somebody_else_chose_never_size_a_record(shop: Shop) -> None:
     ],
 )
 def test_a_forged_source_of_an_image_is_damage_and_no_crash(shop: Shop, change: dict[str, Any]) -> None:
-    from drkit.errors import IntegrityError
-
     shop.backup()
     repository = shop.opened(shop.identity)
     target = shop.stored(repository).targets[3]
@@ -396,3 +396,41 @@ def test_a_forged_source_of_an_image_is_damage_and_no_crash(shop: Shop, change: 
     plan = image_kind.plan_restore(restoring, shop.runs[0], target, RestoreOptions())
     with pytest.raises(IntegrityError, match=next(iter(change))):
         image_kind.restore(restoring, plan)
+
+
+def test_records_of_earlier_versions_restore_as_before(shop: Shop) -> None:
+    """They have all of it in `source`, which a host with the meta key alone reads too."""
+    restoring = restoring_with(shop, shop.opened())
+    source = {"Name": "v", "Driver": "local", "Options": None, "Labels": {"app": "shop"}, "Scope": "local"}
+    original = volume_kind._original(restoring, Target("volume", "v", source=source))
+    assert original == volume_kind._Original("local", None, {"app": "shop"})
+    image = image_identity(shop.engine.images[IMAGE], IMAGE)
+    recorded = json.loads(json.dumps(asdict(image)))
+    assert image_kind._identity(Target("image", IMAGE, source=recorded), None) == image
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"Labels": {"a": 5}}',
+        b'{"Options": []}',
+        b'{"Driver": "local\\u001b"}',
+        b'{"Driver": 5}',
+        b'{"Labels": {"\\ud800": "x"}}',
+    ],
+)
+def test_a_forged_document_of_a_volume_is_damage_and_no_crash(shop: Shop, text: bytes) -> None:
+    shop.engine.volumes.pop("shop_nas")
+    repository = shop.opened(shop.identity)
+    target = Target("volume", "shop_nas")
+    with RunWriter(repository, "20990101t000000z-00000003", [shop.identity.recipient], host="web") as writer:
+        files = {volume_kind.DOCUMENT: text}
+        target.documents = write_documents(writer, repository.meta.member, bytes(32), files)
+        record = Snapshot(writer.run_id, format_time(NOW), "web", "shop", Status.OK, [target])
+        writer.commit(record)
+    with pytest.raises(IntegrityError, match=r"volume\.json of volume shop_nas"):
+        volume_kind.plan_restore(restoring_with(shop, repository), record, target, RestoreOptions())
