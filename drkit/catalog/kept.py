@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drkit.catalog import retention
 from drkit.errors import PolicyError
-from drkit.policy import Policy, parse_policy
+from drkit.policy import Policy, Retention, parse_policy
 from drkit.repository.format.snapshot import Snapshot
 
 
@@ -16,7 +16,7 @@ def still_kept(snapshots: Sequence[Snapshot], policy: Policy | None, host: str, 
     """Return the ids of the snapshots that retention does not forget.
 
     The snapshots of `policy` on `host` follow its rules. Those of any other host or policy follow the rules in the
-    newest of them; if those cannot be read, all are kept.
+    newest of them; if those cannot be read, all are kept. The policy's text is not needed, which is data.
     """
     groups: dict[tuple[str, str], list[Snapshot]] = {}
     for snapshot in sorted(snapshots, key=lambda each: (each.time, each.id)):
@@ -24,16 +24,19 @@ def still_kept(snapshots: Sequence[Snapshot], policy: Policy | None, host: str, 
     kept: set[str] = set()
     for (owner, name), group in groups.items():
         ours = policy is not None and (owner, name) == (host, policy.name)
-        rules = policy if ours else _policy_of(group[-1])
+        rules = policy.retention if policy is not None and ours else _rules_of(group[-1])
         forgotten: frozenset[str] = frozenset()
-        if rules is not None and rules.retention is not None:
-            forgotten = retention.plan(group, rules.retention, now).forgotten
+        if rules is not None:
+            forgotten = retention.plan(group, rules, now).forgotten
         kept.update(snapshot.id for snapshot in group if snapshot.id not in forgotten)
     return frozenset(kept)
 
 
-def _policy_of(snapshot: Snapshot) -> Policy | None:
+def _rules_of(snapshot: Snapshot) -> Retention | None:
     try:
-        return parse_policy(snapshot.policy_text, Path("policy.yaml"))
+        if snapshot.retention:
+            return Retention.from_record(snapshot.retention)
+        # Of an earlier version, or without rules.
+        return parse_policy(snapshot.policy_text, Path("policy.yaml")).retention if snapshot.policy_text else None
     except PolicyError:
         return None

@@ -48,11 +48,14 @@ def find(context: Context, pattern: str, scope: Scope) -> FindResult:
 
 
 def find_members(repository: Repository, snapshots: list[Snapshot], pattern: str) -> Iterator[Match]:
-    """Yield every member, in every snapshot, whose path matches a gitignore pattern."""
+    """Yield every member, in every snapshot, whose path matches a gitignore pattern.
+
+    Trees in fields that this version does not know are searched too.
+    """
     ranges = pattern_ranges(pattern)
     with ChunkReader(repository) as reader:
         for snapshot in snapshots:
-            for target in snapshot.targets:
+            for target in [*snapshot.targets, *snapshot.unknown]:
                 patterns = Patterns([pattern])
                 for member in members_in(reader, target, ranges) if ranges else reader.members(target):
                     if patterns.match_alone(member.path, directory=member.type == "d"):
