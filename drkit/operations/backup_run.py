@@ -13,6 +13,7 @@ from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.engine.helper.image import HelperImage, helper_archive
 from drkit.errors import CaptureFailed, DrkitError, RepositoryError
+from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.stream import iterator_readinto
@@ -50,6 +51,8 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
     seen.warn_if_set_back(found, listed)
+    series = Series(context.state.installation, repository, host, policy.name, events=events)
+    before = series.prepare(snapshots)
     record = Snapshot(
         ready.run_id,
         format_time(context.now),
@@ -68,14 +71,14 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
             events.warn(f"{error.message}: what it lists is stored again", hint="Run drkit check.")
         capturing = Capturing(context.engine, repository, reader, writer, ready, context.now, events)
         for planned in ready.targets:
-            previous = previous_target(snapshots, host, policy.name, planned.kind, planned.name)
+            previous = previous_target(before, planned.kind, planned.name)
             record.targets.append(_capture(capturing, planned, previous))
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
-                record.helper = _keep_helper(capturing, ready.helper, snapshots)
+                record.helper = _keep_helper(capturing, ready.helper, before)
             record.finished = format_time(context.now + timedelta(seconds=time.monotonic() - clock))
-            writer.commit(record)
+            series.commit(writer, record)
             listed.append(record.id)
     seen.remember(found, listed)
     if record.status == Status.FAILED:
