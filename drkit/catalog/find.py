@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from drkit.errors import DrkitError, IntegrityError, UsageError
 from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.snapshot import Snapshot, Target, parse_time, stored_trees
+from drkit.repository.lines import Line, counting, lines_of
 from drkit.repository.repository import Repository
 
 LATEST = "latest"
@@ -49,8 +50,7 @@ def find_snapshot(repository: Repository, reference: str, scope: Scope = ANY) ->
     """Return one snapshot by its id, an unambiguous part of it, or `latest`."""
     snapshots, damaged = readable_snapshots(repository)
     if reference == LATEST:
-        candidates = [snapshot for snapshot in snapshots if scope.admits(snapshot)]
-        return _only_origin(candidates, "a snapshot", damaged)[-1]
+        return _latest(snapshots, scope.admits, "a snapshot", damaged)
     return by_id(snapshots, reference, damaged)
 
 
@@ -65,12 +65,12 @@ def find_target(
     if reference != LATEST:
         snapshot = by_id(snapshots, reference, damaged)
         return snapshot, _restorable(snapshot, kind, name)
-    holding = [
-        snapshot
-        for snapshot in snapshots
-        if scope.admits(snapshot) and (target := snapshot.target(kind, name)) is not None and target.status == Status.OK
-    ]
-    snapshot = _only_origin(holding, f"a snapshot that holds {kind} {name} as ok", damaged)[-1]
+
+    def holds(snapshot: Snapshot) -> bool:
+        target = snapshot.target(kind, name)
+        return scope.admits(snapshot) and target is not None and target.status == Status.OK
+
+    snapshot = _latest(snapshots, holds, f"a snapshot that holds {kind} {name} as ok", damaged)
     return snapshot, _restorable(snapshot, kind, name)
 
 
@@ -85,8 +85,8 @@ def find_tree(
     if reference != LATEST:
         snapshot = by_id(snapshots, reference, damaged)
     else:
-        holding = [each for each in snapshots if scope.admits(each) and _holds(each, kind, name)]
-        snapshot = _only_origin(holding, f"a snapshot that holds {kind} {name} as ok", damaged)[-1]
+        what = f"a snapshot that holds {kind} {name} as ok"
+        snapshot = _latest(snapshots, lambda each: scope.admits(each) and _holds(each, kind, name), what, damaged)
     tree = _tree(snapshot, kind, name)
     if tree is None:
         target = _restorable(snapshot, kind, name)
@@ -117,20 +117,20 @@ def by_newer(target: Target) -> str:
     return "" if target.kind in list(Kind) else ", made by a newer drkit"
 
 
-def previous_target(snapshots: Iterable[Snapshot], host: str, policy: str, kind: str, name: str) -> Target | None:
-    """Return the target of the newest run of the same policy on the same host that captured it whole."""
-    for snapshot in reversed(list(snapshots)):
-        if (snapshot.host, snapshot.policy) == (host, policy):
-            target = snapshot.target(kind, name)
-            if target is not None and target.status == Status.OK:
-                return target
+def previous_target(before: Sequence[Snapshot], kind: str, name: str) -> Target | None:
+    """Return the target of the newest of these snapshots, oldest first, that captured it whole."""
+    for snapshot in reversed(before):
+        target = snapshot.target(kind, name)
+        if target is not None and target.status == Status.OK:
+            return target
     return None
 
 
 def by_id(snapshots: list[Snapshot], reference: str, damaged: list[IntegrityError]) -> Snapshot:
     """Return the snapshot with this id, or the only one of whose id it is a part.
 
-    A copy is also found by the ids of its originals. Several copies of one snapshot are equally good.
+    A copy is also found by the ids of its originals. Several copies of one snapshot are equally good, but one that
+    nobody signed is no copy of one that somebody signed.
     """
     found = [snapshot for snapshot in snapshots if snapshot.id == reference]
     found = found or [snapshot for snapshot in snapshots if reference in snapshot.names]
@@ -143,18 +143,40 @@ def by_id(snapshots: list[Snapshot], reference: str, damaged: list[IntegrityErro
         )
     if not found:
         raise _nothing(f"snapshot {reference}", damaged)
-    return found[-1]
+    return max(found, key=lambda snapshot: bool(snapshot.origin))
 
 
-def _only_origin(snapshots: list[Snapshot], what: str, damaged: list[IntegrityError]) -> list[Snapshot]:
-    """Return the snapshots if one host and policy made them all. Raises UsageError if several did."""
-    if not snapshots:
+def _latest(
+    snapshots: list[Snapshot], admits: Callable[[Snapshot], bool], what: str, damaged: list[IntegrityError]
+) -> Snapshot:
+    """Return the newest snapshot of the only line with one that is admitted. Raises UsageError if several have one.
+
+    Where an installation signs, records of the same host and policy that nobody signed do not count: whoever holds the
+    meta key can write them.
+    """
+    lines = lines_of(snapshots)
+    found = [snapshot for line in counting(lines) for snapshot in [_newest(line, admits)] if snapshot is not None]
+    if len(found) > 1:
+        listed = "; ".join(line.title for line in counting(lines) if _newest(line, admits) is not None)
+        raise UsageError(
+            f"latest is ambiguous: {what} comes from {listed}",
+            hint="Give the id of a snapshot, or add --host or --from-policy. If one host was rebuilt, let it take its "
+            "old series over: drkit host adopt.",
+        )
+    if not found:
+        unsigned = [snapshot for line in lines for snapshot in [_newest(line, admits)] if snapshot is not None]
+        if unsigned:
+            raise DrkitError(
+                f"{what} was not found among those that an installation signed; {unsigned[-1].id} matches, but nobody "
+                "signed it",
+                hint=f"If you trust it, name it: {unsigned[-1].id}.",
+            )
         raise _nothing(what, damaged)
-    origins = sorted({(snapshot.host, snapshot.policy) for snapshot in snapshots})
-    if len(origins) > 1:
-        listed = "; ".join(f"host {host}, policy {policy}" for host, policy in origins)
-        raise UsageError(f"latest is ambiguous: {what} comes from {listed}", hint="Add --host or --from-policy.")
-    return snapshots
+    return found[0]
+
+
+def _newest(line: Line, admits: Callable[[Snapshot], bool]) -> Snapshot | None:
+    return next((snapshot for snapshot in reversed(line.snapshots) if admits(snapshot)), None)
 
 
 def _restorable(snapshot: Snapshot, kind: str, name: str) -> Target:

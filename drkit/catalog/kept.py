@@ -1,4 +1,4 @@
-"""Which snapshots stay, as far as is known, by the rules of each host and policy."""
+"""Which snapshots stay, as far as is known, by the rules of each line."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from drkit.catalog import retention
 from drkit.errors import PolicyError
 from drkit.policy import Policy, Retention, parse_policy
 from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.lines import lines_of
 
 
 def still_kept(snapshots: Sequence[Snapshot], policy: Policy | None, host: str, now: datetime) -> frozenset[str]:
     """Return the ids of the snapshots that retention does not forget.
 
-    The snapshots of `policy` on `host` follow its rules. Those of any other host or policy follow the rules in the
-    newest of them; if those cannot be read, all are kept. The policy's text is not needed, which is data.
+    The snapshots of `policy` on `host` follow its rules. Every other line follows the rules in the newest of it; if
+    those cannot be read, all are kept. The policy's text is not needed, which is data.
     """
-    groups: dict[tuple[str, str], list[Snapshot]] = {}
-    for snapshot in sorted(snapshots, key=lambda each: (each.time, each.id)):
-        groups.setdefault((snapshot.host, snapshot.policy), []).append(snapshot)
     kept: set[str] = set()
-    for (owner, name), group in groups.items():
-        ours = policy is not None and (owner, name) == (host, policy.name)
-        rules = policy.retention if policy is not None and ours else _rules_of(group[-1])
+    for line in lines_of(snapshots):
+        ours = policy is not None and (line.host, line.policy) == (host, policy.name)
+        rules = policy.retention if policy is not None and ours else _rules_of(line.newest)
         forgotten: frozenset[str] = frozenset()
         if rules is not None:
-            forgotten = retention.plan(group, rules, now).forgotten
-        kept.update(snapshot.id for snapshot in group if snapshot.id not in forgotten)
+            forgotten = retention.plan([line], rules, now).forgotten
+        kept.update(snapshot.id for snapshot in line.snapshots if snapshot.id not in forgotten)
     return frozenset(kept)
 
 

@@ -1,45 +1,26 @@
 """Which snapshots to keep, and why: a pure decision.
 
-A *series* is all captures of one target of one host and policy. The rules choose in each series on its own,
-among the captures that are `ok`; a snapshot stays while any of its targets is chosen.
+A *series* is all captures of one target in one line. The rules choose in each series on its own, among the captures
+that are `ok`; a snapshot stays while any of its targets is chosen.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from drkit.policy import Retention
 from drkit.repository.format.kinds import Status
+from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.lines import Line
 
 SKEW = timedelta(minutes=5)
-"""How far ahead of our clock another host's may be. A snapshot dated later than that neither counts nor goes."""
-
-
-class TargetRecord(Protocol):
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-
-
-class SnapshotRecord(Protocol):
-    @property
-    def id(self) -> str: ...
-    @property
-    def time(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def policy(self) -> str: ...
-    @property
-    def targets(self) -> Sequence[TargetRecord]: ...
+"""How far ahead of our clock another host's may be. A newest snapshot dated later neither counts nor goes."""
 
 
 class Series(NamedTuple):
@@ -47,6 +28,8 @@ class Series(NamedTuple):
     policy: str
     kind: str
     name: str
+    origin: str = ""
+    """The one that goes on; empty for records that nobody signed."""
 
 
 class Decision(NamedTuple):
@@ -71,43 +54,115 @@ class Plan:
 
 class _Capture(NamedTuple):
     time: datetime
+    said: datetime
+    """What its clock said. If that has come, `keep_within` goes by the later one of both, since doubt keeps."""
     snapshot: str
     status: str
 
 
-def plan(
-    snapshots: Iterable[SnapshotRecord], rules: Retention, now: datetime, proven: Collection[tuple[str, Series]] = ()
-) -> Plan:
+def plan(lines: Iterable[Line], rules: Retention, now: datetime, proven: Collection[tuple[str, Series]] = ()) -> Plan:
     """Decide about every snapshot. `proven`: the captures, by snapshot id and series, that a drill has proven.
 
     Never goes: the newest `ok` capture of a series, its newest proven one, and a `partial` one as long as nothing newer
-    is `ok`. Only `ok` captures count towards the rules; `keep_within` keeps `partial` ones too.
+    is `ok`. Only `ok` captures count towards the rules; `keep_within` keeps `partial` ones too. Copies of one snapshot
+    count once, and stay or go together.
     """
-    series: dict[Series, list[_Capture]] = defaultdict(list)
     result = Plan()
     order: list[tuple[datetime, str]] = []
-    for snapshot in snapshots:
-        time = datetime.fromisoformat(snapshot.time)
-        if time > now + SKEW:
-            result.future.append(Decision(snapshot.id, [f"dated {snapshot.time}, which is yet to come"]))
-            continue
-        order.append((time, snapshot.id))
-        for target in snapshot.targets:
-            identity = Series(snapshot.host, snapshot.policy, target.kind, target.name)
-            series[identity].append(_Capture(time, snapshot.id, target.status))
     reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for identity, captures in sorted(series.items()):
-        captures.sort(reverse=True)
-        for snapshot_id, reason in _choose(captures, rules, now, {each for each, which in proven if which == identity}):
-            reasons[snapshot_id][reason].append(f"{identity.kind} {identity.name}")
+    for line in lines:
+        copies: dict[str, list[str]] = defaultdict(list)
+        for snapshot in line.snapshots:
+            copies[snapshot.original].append(snapshot.id)
+        past, future = _past_and_future(list({each.original: each for each in line.snapshots}.values()), now)
+        for snapshot in future:
+            why = [f"dated {snapshot.time}, which is yet to come"]
+            result.future += [Decision(name, why) for name in copies[snapshot.original]]
+        series: dict[Series, list[_Capture]] = defaultdict(list)
+        times = [_time(each) for each in past]
+        for snapshot, said, time in zip(past, times, effective_times(times, now), strict=True):
+            order += [(time, name) for name in copies[snapshot.original]]
+            for target in snapshot.targets:
+                identity = Series(line.host, line.policy, target.kind, target.name, *line.origins[:1])
+                series[identity].append(_Capture(time, said, snapshot.id, target.status))
+        for identity, captures in sorted(series.items()):
+            captures.reverse()
+            shown = {each for each, which in proven if which == identity}
+            for snapshot_id, reason in _choose(captures, rules, now, shown):
+                reasons[snapshot_id][reason].append(f"{identity.kind} {identity.name}")
+        for snapshot in past:
+            for name in copies[snapshot.original]:
+                if snapshot.id in reasons:
+                    reasons[name] = reasons[snapshot.id]
     for _, snapshot_id in sorted(order):
-        why = reasons.get(snapshot_id)
-        if why is None:
+        chosen = reasons.get(snapshot_id)
+        if chosen is None:
             result.forget.append(Decision(snapshot_id, ["no rule keeps any of its targets"]))
         else:
-            result.keep.append(Decision(snapshot_id, [f"{why_} of {', '.join(of)}" for why_, of in why.items()]))
+            result.keep.append(Decision(snapshot_id, [f"{why} of {', '.join(of)}" for why, of in chosen.items()]))
     result.future.sort()
     return result
+
+
+def _time(snapshot: Snapshot) -> datetime:
+    return datetime.fromisoformat(snapshot.time)
+
+
+def _past_and_future(snapshots: list[Snapshot], now: datetime) -> tuple[list[Snapshot], list[Snapshot]]:
+    """Set the newest ones apart that are dated ahead: what comes after them will tell when they were made."""
+    end = len(snapshots)
+    while end and _time(snapshots[end - 1]) > now + SKEW:
+        end -= 1
+    return snapshots[:end], snapshots[end:]
+
+
+def effective_times(times: Sequence[datetime], now: datetime) -> list[datetime]:
+    """Return times in the order in which the snapshots were made, oldest first, from what their clocks said.
+
+    A clock may be wrong for a night, by seconds or by years, in either direction. The most times that agree with the
+    order are taken as they are. Each of the others is moved between its neighbours: to the nearer one if it is off by
+    seconds, else into the middle. So a wrong clock changes the place of no snapshot but its own.
+    """
+    right = _agreeing(times, now + SKEW)
+    result = list(times)
+    ends = zip([None, *right], [*right, None], strict=True)
+    for before, after in ends:
+        wrong = range(0 if before is None else before + 1, len(times) if after is None else after)
+        low, high = (None if end is None else times[end] for end in (before, after))
+        for place, number in enumerate(wrong, 1):
+            moved = _between(times[number], low, high, place / (len(wrong) + 1))
+            result[number] = max(moved, result[number - 1]) if number else moved
+    return result
+
+
+def _between(time: datetime, low: datetime | None, high: datetime | None, share: float) -> datetime:
+    """Move a time that is not between its neighbours' there."""
+    if low is None or high is None:
+        return low or high or time
+    if time >= high:
+        return high if time - high <= SKEW else low + (high - low) * share
+    return low if low - time <= SKEW else low + (high - low) * share
+
+
+def _agreeing(times: Sequence[datetime], end: datetime) -> list[int]:
+    """Return the numbers of a longest run of rising times, not necessarily neighbours, none of them after `end`.
+
+    Where there are several, one that ends early: rather the older of two that disagree was dated ahead.
+    """
+    ends: list[int] = []  # of the best run of each length: the number of its last time
+    before: dict[int, int | None] = {}
+    for number, time in enumerate(times):
+        if time > end:
+            continue
+        length = bisect_left(ends, time, key=times.__getitem__)
+        before[number] = ends[length - 1] if length else None
+        ends[length : length + 1] = [number]
+    run: list[int] = []
+    at: int | None = ends[-1] if ends else None
+    while at is not None:
+        run.append(at)
+        at = before[at]
+    return run[::-1]
 
 
 def _choose(captures: list[_Capture], rules: Retention, now: datetime, proven: set[str]) -> Iterator[tuple[str, str]]:
@@ -115,7 +170,8 @@ def _choose(captures: list[_Capture], rules: Retention, now: datetime, proven: s
     good = [capture for capture in captures if capture.status == Status.OK]
     if rules.keep_within is not None:
         for capture in captures:
-            if now - capture.time < rules.keep_within and capture.status != Status.FAILED:
+            latest = max(capture.time, capture.said) if capture.said <= now else capture.time
+            if now - latest < rules.keep_within and capture.status != Status.FAILED:
                 yield capture.snapshot, "within the time"
     for capture in good[:1]:
         yield capture.snapshot, "newest"

@@ -54,6 +54,7 @@ The summaries are repeated here so that `drkit --help` need not load all verbs, 
 """
 _GROUPS = {
     "helper": "The container that reads and writes volumes.",
+    "host": "Which installation this is, and whose snapshots it goes on with.",
     "key": "Who opens the backups, and the proof that they still can.",
     "policy": "The file that says what to protect.",
     "repair": "Rebuild what can be derived from other objects.",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drkit.events import LOGGED, Events
 from drkit.host.container_locks import ContainerLocks
+from drkit.host.installation import Installation
 from drkit.host.restore_journal import RestoreJournal
 from drkit.host.secret import HostSecret
 from drkit.host.seen import SeenRepositories
@@ -26,3 +27,4 @@ class HostState:
         self.restores = RestoreJournal(directory / "restores")
         self.containers = ContainerLocks(directory / "containers")
         self.documents = HostSecret(directory / "documents.key", events)
+        self.installation = Installation(directory / "installation")

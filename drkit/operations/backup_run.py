@@ -13,6 +13,7 @@ from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.engine.helper.image import HelperImage, helper_archive
 from drkit.errors import CaptureFailed, DrkitError, RepositoryError
+from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
 from drkit.operations.policy import POLICY_DOCUMENT
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
@@ -56,6 +57,8 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     seen.warn_if_set_back(found, listed)
     compression = Compression(policy.repository.compression)
     salt = context.state.documents.salt(repository.id)
+    series = Series(context.state.installation, repository, host, policy.name, events=events)
+    before = series.prepare(snapshots)
     record = Snapshot(
         ready.run_id,
         format_time(context.now),
@@ -77,18 +80,18 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         capturing = Capturing(context.engine, repository, reader, writer, ready, salt, context.now, events)
         texts: list[str | None] = []
         for planned in ready.targets:
-            previous = previous_target(snapshots, host, policy.name, planned.kind, planned.name)
+            previous = previous_target(before, planned.kind, planned.name)
             target, text = _capture(capturing, planned, previous)
             record.targets.append(target)
             texts.append(text)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
-                record.helper = _keep_helper(capturing, ready.helper, snapshots)
+                record.helper = _keep_helper(capturing, ready.helper, before)
             documents = {POLICY_DOCUMENT: policy.text.encode()}
             record.documents = write_documents(writer, repository.meta.member, salt, documents)
             record.finished = format_time(context.now + timedelta(seconds=time.monotonic() - clock))
-            writer.commit(record)
+            series.commit(writer, record)
             listed.append(record.id)
     for target, text in zip(record.targets, texts, strict=True):
         target.error = text  # with all that was said, for whoever looks at this run

@@ -86,7 +86,7 @@ def copy_into(
 ) -> CopyResult:
     """As `copy`, into a mirror that is open."""
     snapshots, damaged = readable_snapshots(source)
-    there = {snapshot.original for snapshot in readable_snapshots(mirror)[0]}
+    there = {_identity(snapshot) for snapshot in readable_snapshots(mirror)[0]}
     source.refuse_newer()
     mirror.refuse_newer()
     done = CopyResult(mirror.storage.url)
@@ -98,7 +98,7 @@ def copy_into(
     transfer = Transfer(source, mirror, host=host, events=events)
     planned = []
     for snapshot in reversed(snapshots):
-        if snapshot.original in there:
+        if _identity(snapshot) in there:
             done.skipped.append(snapshot.id)
             continue
         try:
@@ -108,7 +108,7 @@ def copy_into(
         else:
             planned.append(snapshot)
     for snapshot in planned:
-        if snapshot.original in there:  # another copy of it was copied just now
+        if _identity(snapshot) in there:  # another copy of it was copied just now
             done.skipped.append(snapshot.id)
             continue
         before = transfer.bytes_sent
@@ -117,12 +117,17 @@ def copy_into(
         except IntegrityError as error:
             done.failed.append(NotCopied(snapshot.id, error.message))
         else:
-            there.add(snapshot.original)
+            there.add(_identity(snapshot))
             done.copied.append(CopiedSnapshot(snapshot.id, record.id, transfer.bytes_sent - before))
     for damage in transfer.damage.values():
         events.warn(f"{damage.message}: what it lists was sent again", hint="Run drkit check on the mirror.")
     done.bytes = transfer.bytes_sent
     return done
+
+
+def _identity(snapshot: Snapshot) -> tuple[str, str]:
+    """What a snapshot shares with its copies alone: anybody can write a record that says whose copy it is."""
+    return snapshot.original, snapshot.origin
 
 
 @dataclass

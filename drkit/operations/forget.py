@@ -11,6 +11,7 @@ from drkit.events import Warned
 from drkit.operations.context import Context, found_at
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
+from drkit.repository.lines import lines_of
 from drkit.repository.repository import Repository
 
 
@@ -65,12 +66,13 @@ def _refuse(snapshots: list[Snapshot], chosen: list[str], broken: set[str]) -> N
         if run_id in broken:
             raise RetentionRefused(f"snapshot {run_id} is damaged: nobody can say what it holds", hint=hint)
     newest = {
-        (snapshot.host, snapshot.policy, target.kind, target.name): snapshot.id
-        for snapshot in snapshots  # oldest first
+        (line.host, line.origins, line.policy, target.kind, target.name): snapshot.id
+        for line in lines_of(snapshots)
+        for snapshot in line.snapshots  # oldest first
         for target in snapshot.targets
         if target.status == Status.OK
     }
-    for (host, _, kind, name), run_id in newest.items():
+    for (host, _, _, kind, name), run_id in newest.items():
         if run_id in chosen:
             raise RetentionRefused(
                 f"snapshot {run_id} is the newest that holds {kind} {name} of host {host} as ok", hint=hint

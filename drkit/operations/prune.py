@@ -8,13 +8,15 @@ from datetime import datetime
 from drkit.catalog import retention
 from drkit.catalog.find import readable_snapshots
 from drkit.catalog.kept import still_kept
-from drkit.errors import DrkitError, StorageFull, counted
+from drkit.errors import DrkitError, RetentionRefused, StorageFull, counted
 from drkit.events import LOGGED, Events, Warned
+from drkit.host.series import SETTLE
 from drkit.operations.context import Context, found_at
 from drkit.policy import Policy
 from drkit.repository.format.names import new_run_id
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import Snapshot
+from drkit.repository.lines import forks, lines_of
 from drkit.repository.locks import renew_locks
 from drkit.repository.prune.plan import PrunePlan, plan_prune
 from drkit.repository.prune.prune import Clock, Done, Options, Prune
@@ -48,16 +50,20 @@ def prune(
     host: str | None = None,
     dry_run: bool = False,
 ) -> PruneResult:
-    """Apply the policy's retention to the snapshots of `host` (this one by default), then reclaim space.
+    """Apply the policy's retention, then reclaim space.
 
-    This host remembers what it forgot. Raises what `prune_repository` raises.
+    Without `host` it applies to the snapshots of this installation, and to those of this host that nobody signed; with
+    it to every series of that host, each on its own. This host remembers what it forgot. Raises what `prune_repository`
+    raises.
     """
     repository = context.repository
+    ours = context.state.installation.origin if host is None else None
     pruned = prune_repository(
         repository,
         context.policy,
         host or context.host,
         options,
+        origin=ours,
         now=context.now,
         dry_run=dry_run,
         events=context.events,
@@ -85,6 +91,7 @@ def prune_repository(
     host: str,
     options: Options,
     *,
+    origin: str | None = None,
     now: datetime,
     dry_run: bool = False,
     clock: Clock | None = None,
@@ -92,10 +99,12 @@ def prune_repository(
 ) -> PruneResult:
     """Apply the policy's retention to the snapshots of this host and policy, then reclaim space. Others stay.
 
-    Without a policy, or one without retention, nothing is forgotten. A full disk is pruned without moving anything,
+    Where `origin` is given, those that another installation signed stay too. Without a policy, or one without
+    retention, nothing is forgotten. Raises RetentionRefused for a fork of this host and policy that nobody has settled:
+    then nobody can say whose snapshots follow each other. A full disk is pruned without moving anything,
     with the space reserved for that. Raises what Prune.run raises; no remaining snapshot has lost anything then.
     """
-    chosen = _Choice(policy, host, now)
+    chosen = _Choice(policy, host, origin, now, events)
     if dry_run:
         planned = plan_prune(repository, chosen, options.max_repack)
         return PruneResult(chosen.plan, chosen.others, planned)
@@ -123,8 +132,9 @@ def prune_repository(
 class _Choice:
     """Decides for a prune which snapshots to forget; keeps the plan, with its reasons, for the result."""
 
-    def __init__(self, policy: Policy | None, host: str, now: datetime) -> None:
-        self._policy, self._host, self._now = policy, host, now
+    def __init__(self, policy: Policy | None, host: str, origin: str | None, now: datetime, events: Events) -> None:
+        self._policy, self._host, self._origin, self._now = policy, host, origin, now
+        self._events = events
         self.plan = retention.Plan()
         self.others = 0
 
@@ -134,7 +144,18 @@ class _Choice:
                 keep=[retention.Decision(each.id, ["no retention is set"]) for each in snapshots]
             )
             return frozenset()
-        ours = [each for each in snapshots if (each.host, each.policy) == (self._host, self._policy.name)]
-        self.others = len(snapshots) - len(ours)
+        whose = (self._host, self._policy.name)
+        for fork in forks(snapshots):
+            if (fork.host, fork.policy) == whose:
+                raise RetentionRefused(f"host {fork.host}, policy {fork.policy}: {fork.why}", hint=SETTLE)
+        matching = [line for line in lines_of(snapshots) if (line.host, line.policy) == whose]
+        ours = [line for line in matching if self._origin is None or not line.signed or self._origin in line.origins]
+        self.others = len(snapshots) - sum(len(line.snapshots) for line in ours)
+        for line in matching:
+            if line not in ours:
+                self._events.note(
+                    f"{counted(len(line.snapshots), 'snapshot')} of another installation stay: {line.title}; "
+                    f"drkit prune --host {self._host} applies the rules to every one"
+                )
         self.plan = retention.plan(ours, self._policy.retention, self._now)
         return self.plan.forgotten

@@ -173,10 +173,15 @@ def test_a_repository_that_was_set_back_is_told_once(lab: Lab) -> None:
     assert lab.drkit("backup").stderr == ""
 
 
-def test_a_state_directory_that_cannot_be_written_hinders_no_backup(lab: Lab, tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_written_stops_a_backup_before_it_stores_anything(
+    lab: Lab, tmp_path: Path
+) -> None:
     volume = lab.volume("data", {"file": b"content"})
     lab.init(volume)
+    before = lab.objects()
     (tmp_path / "file").touch()
     result = lab.drkit("backup", env={"DRKIT_STATE_DIR": str(tmp_path / "file")})
-    assert result.code == 0
-    assert "will not notice" in result.stderr
+    assert result.code == 1
+    assert str(tmp_path / "file") in result.stderr
+    assert "DRKIT_STATE_DIR" in result.stderr
+    assert lab.objects() == before

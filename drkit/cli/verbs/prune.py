@@ -34,7 +34,9 @@ def prune(
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option("--host", help="Apply retention to the snapshots of this host. Default: this one."),
+        typer.Option(
+            "--host", help="Apply retention to every series of this host. Default: to what this installation made."
+        ),
     ] = None,
 ) -> None:
     """Apply retention, then free the space nobody needs."""

@@ -44,6 +44,7 @@ class MetaKeys:
     objects: bytes
     config: bytes
     key_id: bytes
+    series: bytes
 
     @classmethod
     def derive(cls, meta_key: bytes, repository_id: bytes) -> MetaKeys:
@@ -59,6 +60,7 @@ class MetaKeys:
             objects=subkey("object"),
             config=subkey("config"),
             key_id=subkey("key id"),
+            series=subkey("series"),
         )
 
     def data_key_id(self, key: bytes) -> bytes:

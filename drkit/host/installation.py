@@ -1,0 +1,173 @@
+"""What makes this installation itself: its signing key, and for each series the newest record that it committed.
+
+Whoever copies this directory, with a virtual machine or a backup of `/var/lib`, copies the installation: see series.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drkit.errors import DrkitError, reason
+from drkit.host.private_file import replace
+from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.sealing import KEY_SIZE, SigningKey, random_bytes
+from drkit.repository.format.snapshot import Previous
+from drkit.repository.repository import Repository
+
+_CURE = "Run as root, or name a writable directory in DRKIT_STATE_DIR."
+
+
+@dataclass
+class SeriesState:
+    """What this installation knows of its series of one host and policy in one repository, wherever that is kept."""
+
+    host: str
+    policy: str
+    origin: str = ""
+    """The public key that signed the newest record, in hex."""
+    newest: Previous | None = None
+    place: str = ""
+    """`config_mac`, in hex, of the repository that the newest record was committed to: not of a mirror of it."""
+    pending: Previous | None = None
+    """A commit that was begun. If its record is there, it is ours."""
+    adopted: list[str] = field(default_factory=list)
+    fork: str = ""
+    """The origin whose copy this installation is, until somebody says which is which."""
+
+
+class Installation:
+    """The files below `directory`: one with the key, one for each series. All are private, and written whole."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    # --- the key
+
+    def key(self) -> SigningKey | None:
+        """Return the signing key, None before the first use. Raises DrkitError for a file that cannot be used."""
+        fields = self._read(self._key_path)
+        if fields is None:
+            return None
+        try:
+            secret = bytes.fromhex(fields["key"])
+            if len(secret) != KEY_SIZE:
+                raise ValueError(f"{len(secret)} bytes")
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(self._key_path) from error
+        return SigningKey(secret)
+
+    @property
+    def origin(self) -> str:
+        """The public key in hex; empty before the first use."""
+        key = self.key()
+        return key.public.hex() if key else ""
+
+    def new_key(self, instead_of: str) -> SigningKey:
+        """Make a key in place of that of the origin `instead_of`, unless another process has just done so."""
+        with self._held("key"):
+            key = self.key()
+            if key is None or key.public.hex() == instead_of:
+                secret = random_bytes(KEY_SIZE)
+                self._write(self._key_path, {"key": secret.hex()})
+                key = SigningKey(secret)
+            return key
+
+    @property
+    def _key_path(self) -> Path:
+        return self.directory / "key.json"
+
+    # --- the series
+
+    @contextmanager
+    def held(self, repository: Repository, host: str, policy: str) -> Iterator[None]:
+        """Keep other processes of this host from committing to this series; waits until none does."""
+        with self._held(_name(repository, host, policy)):
+            yield
+
+    def series(self, repository: Repository, host: str, policy: str) -> SeriesState:
+        """Return what is known of a series. Raises DrkitError for a file that cannot be used."""
+        path = self._series_path(repository, host, policy)
+        fields = self._read(path)
+        if fields is None:
+            return SeriesState(host, policy)
+        return self._decoded(path, fields)
+
+    def save(self, repository: Repository, state: SeriesState) -> None:
+        """Durable on return. Raises DrkitError where the directory cannot be written."""
+        self._write(self._series_path(repository, state.host, state.policy), asdict(state))
+
+    def remembered(self, repository: Repository) -> list[SeriesState]:
+        """Return every series whose newest record was committed to this very repository, not to a mirror of it."""
+        paths = sorted(self.directory.glob(f"{repository.id.hex()}/*.json"))
+        states = [self._decoded(path, fields) for path in paths if (fields := self._read(path)) is not None]
+        return [state for state in states if state.newest and state.place == repository.config_mac.hex()]
+
+    def _series_path(self, repository: Repository, host: str, policy: str) -> Path:
+        return self.directory / f"{_name(repository, host, policy)}.json"
+
+    def _decoded(self, path: Path, fields: Mapping[str, Any]) -> SeriesState:
+        try:
+            state = SeriesState(**fields)
+            state.newest, state.pending = (
+                Previous(str(each["id"]), int(each["sequence"])) if each else None
+                for each in (fields["newest"], fields["pending"])
+            )
+            for origin in [*state.adopted, state.origin or "00", state.fork or "00", state.place or "00"]:
+                bytes.fromhex(origin)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self._damaged(path) from error
+        return state
+
+    # --- files
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DrkitError(f"cannot read {path}: {reason(error)}", hint=_CURE) from error
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(path) from error
+        if not isinstance(fields, dict):
+            raise self._damaged(path)
+        return fields
+
+    def _damaged(self, path: Path) -> DrkitError:
+        return DrkitError(
+            f"{path} is damaged, so this host does not know which snapshots are its own",
+            hint="Move it away: the next backup begins a new series, and drkit host adopt joins it to the old one.",
+        )
+
+    def _write(self, path: Path, fields: Mapping[str, Any]) -> None:
+        try:
+            replace(path, json.dumps(fields, indent=1) + "\n")
+        except DrkitError as error:
+            raise DrkitError(error.message, hint=_CURE) from error
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        path = self.directory / f"{name}.lock"
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise DrkitError(f"cannot write {path}: {reason(error)}", hint=_CURE) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _name(repository: Repository, host: str, policy: str) -> str:
+    """The same for all mirrors of a repository, and another one for whatever has only its id."""
+    digest = keyed_digest(repository.meta.series, json.dumps([host, policy]).encode())
+    return f"{repository.id.hex()}/{digest[:16].hex()}"
