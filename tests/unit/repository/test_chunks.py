@@ -265,7 +265,7 @@ def test_a_buffer_serves_for_one_pack_after_another(
 
 def test_a_pack_grows_beyond_its_buffer(storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer) -> None:
     builder = PackBuilder(DATA_MAGIC, pack_buffer())
-    sealed = bytes(range(256)) * (len(builder.buffer) // 256)
+    sealed = bytes(range(256)) * (len(builder.buffer) // 512 + 1)
     for number in range(2):
         builder.add(bytes([number]) * 32, KEY_ID, sealed, 1)
     pack_id = builder.finish(objects)
