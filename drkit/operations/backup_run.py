@@ -62,6 +62,11 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         RunWriter(repository, ready.run_id, recipients, host=host) as writer,
         ChunkReader(repository) as reader,
     ):
+        if writer.unreadable_mark is not None:
+            events.warn(
+                f"{writer.unreadable_mark.message}: this run relies on nothing older, and stores everything again",
+                hint=writer.unreadable_mark.hint,
+            )
         for error in writer.damage:
             events.warn(f"{error.message}: what it lists is stored again", hint="Run drkit check.")
         capturing = Capturing(context.engine, repository, reader, writer, ready, context.now, events)

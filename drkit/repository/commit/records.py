@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, decode_snapshot, encode_snapshot, tombstone
 from drkit.storage.base import Storage
+
+_LIMIT = SEALED["snapshot"].stored
 
 
 def commit_run(storage: Storage, sealer: ObjectSealer, snapshot: Snapshot) -> bool:
@@ -50,7 +54,7 @@ def _create(storage: Storage, run_id: str, body: bytes, *, locked: bool) -> bool
         storage.put(key, body, locked=locked)
     except ObjectExists:
         try:
-            return storage.get(key) == body
+            return storage.get(key, limit=_LIMIT) == body
         except ObjectNotFound:  # somebody created it, and somebody has deleted it since
             return False
     return True
@@ -59,7 +63,7 @@ def _create(storage: Storage, run_id: str, body: bytes, *, locked: bool) -> bool
 def get_snapshot(storage: Storage, sealer: ObjectSealer, key: str) -> Snapshot | None:
     """Read one record; None for a tombstone. Raises IntegrityError naming the object, ObjectNotFound."""
     run_id = key.removeprefix(SNAPSHOT_PREFIX)
-    payload = sealer.open("snapshot", run_id.encode(), storage.get(key), source=key)
+    payload = sealer.open("snapshot", run_id.encode(), storage.get(key, limit=_LIMIT), source=key)
     snapshot = decode_snapshot(payload, source=key)
     if snapshot is not None and snapshot.id != run_id:
         raise IntegrityError(f"{key} holds the record of {snapshot.id}", object_name=key)
@@ -71,7 +75,7 @@ def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot 
 
     A record that is deleted after the listing is left out.
     """
-    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX)]
+    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX) if kind_of(info.key) == "snapshot"]
     storage.fetch_ahead(keys)
     for key in keys:
         try:

@@ -12,10 +12,11 @@ import zstandard
 
 from drkit.errors import AccessDenied, IntegrityError, ObjectNotFound
 from drkit.repository import pack_reader
-from drkit.repository.chunks import MAX_CHUNK_SIZE, ChunkSealer
+from drkit.repository.chunks import ChunkSealer
 from drkit.repository.format.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters, cut_lengths
 from drkit.repository.format.compression import compress, decompress
 from drkit.repository.format.digest import keyed_digest, keyed_hasher
+from drkit.repository.format.limits import MAX_CHUNK_SIZE
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import (
