@@ -22,7 +22,7 @@ LABEL_PREFIX = "keys/recipients/"
 KIND = "recipients"
 MAX_NAME = 60
 
-_RECIPIENT = re.compile(r"age1[a-z0-9]{1,200}")
+_RECIPIENT = re.compile("age1[a-z0-9]{1,3000}|ssh-(ed25519|rsa) [A-Za-z0-9+/]{1,3000}={0,2}")
 
 
 class Holder(NamedTuple):

@@ -21,7 +21,14 @@ from drkit.repository.format.limits import WRAP, require_within
 from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.sealing import KEY_SIZE, derive_key, random_bytes
-from drkit.repository.keys.identity import Identity, parse_identity, unwrap_with_passphrase, wrap, wrap_with_passphrase
+from drkit.repository.keys.identity import (
+    Identity,
+    parse_identity,
+    shown_recipient,
+    unwrap_with_passphrase,
+    wrap,
+    wrap_with_passphrase,
+)
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, put_label
 from drkit.storage.base import Storage
 
@@ -219,7 +226,7 @@ def opened_keys(
         )
     if not found:
         raise IntegrityError(f"{prefix} holds no key", hint="Run drkit check.", object_name=prefix)
-    recipients = ", ".join(identity.recipient for identity in identities)
+    recipients = ", ".join(shown_recipient(identity.recipient) for identity in identities)
     if prefix != META_PREFIX:
         raise AccessDenied(
             f"the identity {recipients} does not open the data key {_purpose(prefix)}: it opens only part of the data",
