@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 from drkit import __version__
@@ -17,6 +18,8 @@ from drkit.operations.context import Context, found_at
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.stream import iterator_readinto
 from drkit.repository.format.kinds import Kind, Status
+from drkit.repository.format.limits import SEALED
+from drkit.repository.format.names import shortened
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, stored_helper
 from drkit.repository.holders.custody import recipient_differences
 from drkit.repository.locks import renew_locks
@@ -25,6 +28,11 @@ from drkit.repository.writer import RunWriter
 from drkit.targets import KINDS
 from drkit.targets.base import Capturing, Planned, Ready
 from drkit.targets.pipes import capture_of
+
+MAX_ERROR = 4096
+"""Bytes of a target's error in its record: it can quote what images, volumes and helpers say."""
+_ROOM = SEALED["snapshot"].payload // 2
+"""Bytes of a record for what it says of its targets; the other half is for the chunks of their trees."""
 
 
 def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tuple[Snapshot, int]:
@@ -70,9 +78,12 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         for error in writer.damage:
             events.warn(f"{error.message}: what it lists is stored again", hint="Run drkit check.")
         capturing = Capturing(context.engine, repository, reader, writer, ready, context.now, events)
+        room = _ROOM
         for planned in ready.targets:
             previous = previous_target(snapshots, host, policy.name, planned.kind, planned.name)
-            record.targets.append(_capture(capturing, planned, previous))
+            target = _capture(capturing, planned, previous, room)
+            record.targets.append(target)
+            room -= _size(target)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
@@ -104,8 +115,16 @@ def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapsho
         raise
 
 
-def _capture(capturing: Capturing, planned: Planned, previous: Target | None) -> Target:
-    """Capture one target. Its own errors are in the result; those of the repository are raised."""
+def _size(target: Target) -> int:
+    """How many bytes a target takes in a record, without the chunks of its tree."""
+    return len(json.dumps(asdict(replace(target, tree=[]))))
+
+
+def _capture(capturing: Capturing, planned: Planned, previous: Target | None, room: int) -> Target:
+    """Capture one target. Its own errors are in the result; those of the repository are raised.
+
+    What it says of itself may take `room` bytes of the record: text from a volume or an image fails its own target.
+    """
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
     try:
@@ -114,10 +133,13 @@ def _capture(capturing: Capturing, planned: Planned, previous: Target | None) ->
         target.started = format_time(min(capturing.now, capturing.engine.time()))
         KINDS[planned.kind].capture(capturing, planned, target, previous)
         capturing.writer.flush()
+        if (size := _size(target)) > room:
+            target = Target(planned.kind, planned.name, started=target.started)
+            raise CaptureFailed(f"{target.title}: its texts take {size} bytes, and the record has {room} left")
     except RepositoryError:
         raise
     except DrkitError as error:
-        target.status, target.error = Status.FAILED, error.message
+        target.status, target.error = Status.FAILED, shortened(error.message, MAX_ERROR)
         target.tree, target.files, target.bytes = [], 0, 0
     target.seconds = round(time.monotonic() - clock, 3)
     target.bytes_stored = capturing.writer.bytes_stored - stored

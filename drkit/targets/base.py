@@ -6,6 +6,7 @@ backup loads them while its first helper container starts, and both take about 0
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
+from drkit.errors import CaptureFailed
 from drkit.events import Events
 from drkit.pipeline.standby import StandBy
 from drkit.policy import Policy
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from drkit.repository.reader import ChunkReader
     from drkit.repository.repository import Repository
     from drkit.repository.writer import RunWriter
+
+
+MAX_DESCRIPTION = 1024 * 1024
+"""Bytes of the engine's description of a target, as JSON. Whoever makes images and volumes decides what is in it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,17 @@ class Capturing:
     ready: Ready
     now: datetime
     events: Events
+
+
+def describe(target: Target, source: dict[str, Any]) -> None:
+    """Keep the engine's description of a target in its record. Raises CaptureFailed for one that is too large."""
+    size = len(json.dumps(source))
+    if size > MAX_DESCRIPTION:
+        raise CaptureFailed(
+            f"{target.title}: its labels and settings take {size} bytes, more than the {MAX_DESCRIPTION} of a record",
+            hint="Shorten its labels.",
+        )
+    target.source = source
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from drkit.engine.image_identity import ImageIdentity, check_tags, identify_imag
 from drkit.errors import CaptureFailed, UsageError
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
-from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
+from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring, describe
 
 if TYPE_CHECKING:
     from drkit.repository.format.snapshot import Snapshot, Target
@@ -34,7 +34,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     from drkit.targets.pipes import capture_of
 
     image = identify_image(capturing.engine, planned.name)
-    target.source = asdict(image)
+    describe(target, asdict(image))
     shared = capture_of(capturing, target)
     if previous is not None and _same_image(previous, image) and can_take_over(shared, previous):
         take_over(shared, previous)

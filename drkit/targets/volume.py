@@ -17,7 +17,7 @@ from drkit.engine.helper.writing import start_extract
 from drkit.errors import CaptureFailed, DrkitError, counted
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
-from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
+from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring, describe
 
 if TYPE_CHECKING:
     from drkit.pipeline.selection import Selection
@@ -54,7 +54,8 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     document = volumes.inspect(capturing.engine, planned.name)
     if document is None:
         raise CaptureFailed(f"volume {planned.name}: there is no such volume")
-    target.source = {key: document.get(key) for key in ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")}
+    fields = ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")
+    describe(target, {key: document.get(key) for key in fields})
     target.lost = [] if planned.trusted_xattrs else [TRUSTED_LOSS]
     helper = capturing.ready.helper
     assert helper is not None  # exists if a volume was planned

@@ -27,6 +27,15 @@ def new_run_id(now: datetime, random: bytes) -> str:
     return f"{now.astimezone(UTC):%Y%m%dt%H%M%Sz}-{random.hex()}".lower()
 
 
+def shortened(text: str, size: int) -> str:
+    """Return a text of at most `size` bytes in UTF-8: whole, or its beginning and how much was left out."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= size:
+        return text
+    end = f"... ({len(data)} bytes)"
+    return data[: size - len(end)].decode("utf-8", "ignore") + end
+
+
 def display_path(path: bytes) -> str:
     """Return a path as printable text.
 
