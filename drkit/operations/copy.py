@@ -11,6 +11,7 @@ from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, IntegrityError, PartialFailure, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.operations.context import Context
+from drkit.repository.commit.marks import require_marks
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror
@@ -84,7 +85,12 @@ def copy_into(
     host: str,
     events: Events = LOGGED,
 ) -> CopyResult:
-    """As `copy`, into a mirror that is open."""
+    """As `copy`, into a mirror that is open.
+
+    Raises IntegrityError for a mark of the mirror that does not open: a copy would have to send every chunk again for
+    each snapshot, and could not tell which keys are about to go.
+    """
+    require_marks(mirror.storage, mirror.objects)
     snapshots, damaged = readable_snapshots(source)
     there = {_identity(snapshot) for snapshot in readable_snapshots(mirror)[0]}
     source.refuse_newer()

@@ -11,20 +11,21 @@ from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.commit.session import get_session
-from drkit.repository.format.names import LOCKED_PREFIXES, display_path
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED, WRAP
+from drkit.repository.format.names import LOCKED_PREFIXES, check_content_name, display_path
 from drkit.repository.format.packs import pack_id_of, pack_key
 from drkit.repository.format.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member
-from drkit.repository.holders.custody import holds_right_key, is_key_wrap
+from drkit.repository.holders.custody import holds_right_key
 from drkit.repository.index import ATTEMPTS, Index, index_keys, read_index
-from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap, open_wrap
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, open_wrap
 from drkit.repository.pack_reader import PacksRead, read_directories, read_packs, stored_packs
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 
 FILES_NAMED = 1000
-_PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks", "proofs", "program")
 
 
 @dataclass
@@ -171,10 +172,14 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
     """Return the places of keys that have a whole wrap."""
     whole = set()
     for info in repository.storage.list("keys/"):
+        kind = kind_of(info.key)
+        if kind is None:
+            continue
         report.objects += 1
-        report.bytes += info.size
         try:
-            get_wrap(repository.storage, info.key)
+            body = repository.storage.get(info.key, limit=SEALED[kind].stored if kind in SEALED else WRAP)
+            report.bytes += len(body)
+            check_content_name(info.key, body)
         except ObjectNotFound:
             continue  # a prune deleted it since the listing
         except IntegrityError as error:
@@ -189,7 +194,7 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
 
 def _holds_wrong_key(repository: Repository, name: str) -> bool:
     """Whether an identity at hand opens this wrap and finds another key in it. Without one nobody can tell."""
-    if not is_key_wrap(name):
+    if kind_of(name) != "wrap":
         return False
     try:
         opened = open_wrap(repository.storage, name, repository.id, repository.identities)
@@ -243,11 +248,10 @@ def _check_index(repository: Repository, report: Report, packs: dict[bytes, int]
 def _check_unfinished(repository: Repository, report: Report) -> None:
     """Read sessions and marks, which nothing that is stored depends on, and note what is not part of the repository."""
     for info in repository.storage.list(""):
-        prefix = info.key.partition("/")[0]
-        if prefix not in _PREFIXES or (prefix == "packs" and pack_id_of(info.key) is None):
+        kind = kind_of(info.key)
+        if kind is None:
             report.notes[info.key] = "not part of the repository"
-            continue
-        if prefix not in ("sessions", "marks"):
+        if kind not in ("session", "mark"):
             continue
         try:
             report.notes[info.key] = f"{_unfinished(repository, info.key)}; the next prune finds out"

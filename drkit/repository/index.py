@@ -10,9 +10,10 @@ from secrets import randbelow
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import ENTRY, Entry, decode_entries, pack_key
+from drkit.repository.format.packs import ENTRY, Entry, decode_entries, pack_key, require_sizes
 from drkit.repository.keys.wraps import data_key_wraps, usable_keys
 from drkit.repository.pack_reader import read_directories, stored_packs
 from drkit.storage.base import Storage
@@ -67,14 +68,18 @@ class PackedListing(NamedTuple):
 
 
 def encode_packs(packs: Iterable[PackedListing]) -> Iterator[bytes]:
-    """Yield payloads of index objects, each of at most MAX_ENTRIES chunks (but a pack is never split)."""
+    """Yield payloads of index objects, each of at most MAX_ENTRIES chunks (but a pack is never split).
+
+    A pack without chunks counts as one: however many there are, a payload stays within what readers take.
+    """
     payload, count = bytearray(), 0
     for pack in packs:
-        if count and count + pack.chunks > MAX_ENTRIES:
+        chunks = pack.chunks or 1
+        if count and count + chunks > MAX_ENTRIES:
             yield bytes(payload)
             payload, count = bytearray(), 0
         payload += _PACK.pack(pack.pack_id, pack.size, pack.chunks) + pack.entries
-        count += pack.chunks
+        count += chunks
     if payload:
         yield bytes(payload)
 
@@ -91,7 +96,9 @@ def decode_packs(payload: bytes, *, source: str) -> Iterator[PackedListing]:
         end = position + count * ENTRY.size
         if end > len(payload):
             raise IntegrityError(f"{source}: the index object ends within a pack", object_name=source)
-        yield PackedListing(pack_id, size, payload[position:end])
+        entries = payload[position:end]
+        require_sizes(entries, source=source)
+        yield PackedListing(pack_id, size, entries)
         position = end
 
 
@@ -113,7 +120,7 @@ class IndexBatch:
 
     def add(self, pack: PackedListing) -> None:
         self._packs.append(pack)
-        self._chunks += pack.chunks
+        self._chunks += pack.chunks or 1
 
     @property
     def full(self) -> bool:
@@ -129,7 +136,7 @@ class IndexBatch:
 
 def get_index(storage: Storage, sealer: ObjectSealer, key: str) -> list[PackedListing]:
     """Read one index object. Raises IntegrityError when it is damaged, ObjectNotFound."""
-    body = storage.get(key)
+    body = storage.get(key, limit=SEALED["index"].stored)
     check_content_name(key, body)
     return list(decode_packs(sealer.open("index", b"", body, source=key), source=key))
 

@@ -20,14 +20,15 @@ from drkit.repository.repository import Repository
 def renew_locks(repository: Repository, snapshots: Set[str]) -> int:
     """Renew the locks of all that these snapshots need, if less than half of their period is left.
 
-    Until a prune has run, objects that only other snapshots need count as needed: they stay longer, never shorter.
-    Returns how many locks were renewed. Raises IntegrityError for a mark that cannot be read; a damaged index object
-    is passed over.
+    Until a prune has run, objects that only other snapshots need count as needed, and so does what is listed in a mark
+    that does not open: they stay longer, never shorter. Returns how many locks were renewed. A damaged index object is
+    passed over.
     """
     storage = repository.storage
     if not storage.traits.locks:
         return 0
-    going = condemned(read_marks(storage, repository.objects))
+    marks, _ = read_marks(storage, repository.objects)
+    going = condemned(marks)
     wraps = data_key_wraps(storage)
     dead_keys = {wrap.key_id for wrap in wraps if wrap.id in going}
     unneeded = {f"keys/{wrap.key_id.hex()}/{wrap.id.hex()}" for wrap in wraps if wrap.key_id in dead_keys}

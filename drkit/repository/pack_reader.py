@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.limits import PACK
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import (
@@ -41,7 +42,7 @@ def stored_packs(storage: Storage) -> dict[bytes, int]:
 def get_pack(storage: Storage, pack_id: bytes) -> bytes:
     """Return a whole pack. Raises IntegrityError when its bytes are not those it was named after, ObjectNotFound."""
     key = pack_key(pack_id)
-    body = storage.get(key)
+    body = storage.get(key, limit=PACK)
     check_content_name(key, body)
     return body
 
@@ -63,7 +64,7 @@ def read_pack(storage: Storage, sealer: ObjectSealer, pack_id: bytes) -> WholePa
     key = pack_key(pack_id)
     body = b""
     try:
-        body = storage.get(key)
+        body = storage.get(key, limit=PACK)
         check_content_name(key, body)
         return WholePack(pack_id, body, directory_of(sealer, pack_id, memoryview(body)), None)
     except IntegrityError as error:

@@ -11,6 +11,7 @@ from typing import Any
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, ObjectNotFound, RepositoryNotFound
 from drkit.repository.chunks import ChunkSealer
 from drkit.repository.commit.records import list_snapshots
+from drkit.repository.format import limits
 from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.objects import ObjectSealer
@@ -59,14 +60,16 @@ def _chunker_fields(parameters: ChunkerParameters) -> dict[str, Any]:
 
 def read_config(storage: Storage) -> Config:
     """Read `config`. Raises RepositoryNotFound, IntegrityError, or DrkitError for another format version."""
+    damaged = f"{CONFIG} of {storage.url} is damaged"
+    cure = "Restore the object config from a copy of the repository."
     try:
-        body = storage.get(CONFIG)
+        body = storage.get(CONFIG, limit=limits.CONFIG)
     except ObjectNotFound:
         raise RepositoryNotFound(
             f"{storage.url} holds no drkit repository", hint="Check the URL, or create one with drkit init."
         ) from None
-    damaged = f"{CONFIG} of {storage.url} is damaged"
-    cure = "Restore the object config from a copy of the repository."
+    except IntegrityError as error:
+        raise IntegrityError(f"{damaged}: {error.message}", hint=cure, object_name=CONFIG) from None
     try:
         fields = json.loads(body)
         mac = bytes.fromhex(fields.pop("mac"))
@@ -90,7 +93,9 @@ def read_config(storage: Storage) -> Config:
 def put_config(storage: Storage, meta: MetaKeys, fields: dict[str, Any]) -> None:
     """Create `config`. From then on the storage holds a repository."""
     mac = keyed_digest(meta.config, Config(b"", fields, b"").canonical())
-    storage.put(CONFIG, json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n")
+    body = json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n"
+    limits.require_within(limits.CONFIG, len(body), CONFIG)
+    storage.put(CONFIG, body)
 
 
 def require_no_repository(storage: Storage) -> None:

@@ -64,8 +64,8 @@ class RunWriter:
 
         Chunks that the repository has stay as they are, however they were compressed.
 
-        Raises RepositoryLocked where another run works and the store takes one writer at a time, IntegrityError for a
-        mark that cannot be read, and DrkitError for what a newer drkit stored (see Repository.refuse_newer).
+        Raises RepositoryLocked where another run works and the store takes one writer at a time, and DrkitError for
+        what a newer drkit stored (see Repository.refuse_newer).
         """
         repository.refuse_newer()
         keep_freed_memory()
@@ -79,6 +79,8 @@ class RunWriter:
         self._session = Session(self._storage, repository.objects, run_id, host=host)
         self._condemned: frozenset[bytes] = frozenset()
         self._index = Index()
+        self.unreadable_mark: IntegrityError | None = None
+        """A mark that does not open. What it condemns is unknown: this run relies on nothing that it has not stored."""
         self.damage: list[IntegrityError] = []
         """Index objects that cannot be read: this run stores again what only they list."""
         self._actions: Actions = {
@@ -150,8 +152,8 @@ class RunWriter:
         return True
 
     def is_condemned(self, wrap_id: bytes) -> bool:
-        """Whether a prune was about to delete this wrap of a data key when the run began."""
-        return wrap_id in self._condemned
+        """Whether a prune may have been about to delete this wrap of a data key when the run began."""
+        return self.unreadable_mark is not None or wrap_id in self._condemned
 
     def chunk_size(self, chunk_id: bytes) -> int | None:
         """Return the size in bytes of a chunk that a tree may refer to, None if there is no such chunk."""
@@ -200,10 +202,14 @@ class RunWriter:
         )
 
     def _read_marks(self) -> None:
-        self._condemned = condemned(read_marks(self._storage, self._repository.objects))
+        marks, self.unreadable_mark = read_marks(self._storage, self._repository.objects)
+        self._condemned = condemned(marks)
 
     def _read_index(self) -> None:
-        self._index, self.damage = index_for_writing(self._storage, self._repository.objects, without=self._condemned)
+        if self.unreadable_mark is None:
+            self._index, self.damage = index_for_writing(
+                self._storage, self._repository.objects, without=self._condemned
+            )
 
     def _store_packs(self) -> None:
         self.flush()
@@ -278,6 +284,9 @@ class RunWriter:
     def _add(self, chunk_id: bytes, key_id: bytes, sealed: bytearray | memoryview, size: int) -> None:
         magic = TREE_MAGIC if key_id == TREE_KEY_ID else DATA_MAGIC
         builder = self._builders.get(magic)
+        if builder is not None and not builder.has_room(len(sealed)):
+            self._close_pack(magic)
+            builder = None
         if builder is None:
             free = self._buffers[magic]
             builder = self._builders[magic] = PackBuilder(magic, free.pop() if free else pack_buffer())

@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 
-from drkit.storage.base import Data, ObjectInfo, Storage
+from drkit.storage.base import MAX_OBJECT, Data, ObjectInfo, Storage
 from drkit.storage.forwarding import ForwardingStorage
 from tests.support.memory_storage import MemoryStorage
 
@@ -96,10 +96,10 @@ class _Scheduled(ForwardingStorage):
             self._wait()
             super().put(key, data, locked=locked)
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         with self._lock:
             self._wait()
-            return super().get(key, offset, length)
+            return super().get(key, offset, length, limit=limit)
 
     def stat(self, key: str) -> ObjectInfo:
         with self._lock:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.record import decode_snapshot, tombstone
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.storage.base import Storage
+
+_LIMIT = SEALED["snapshot"].stored
 
 
 def commit_run(storage: Storage, sealer: ObjectSealer, run_id: str, payload: bytes) -> bool:
@@ -51,7 +55,7 @@ def _create(storage: Storage, run_id: str, body: bytes, *, locked: bool) -> bool
         storage.put(key, body, locked=locked)
     except ObjectExists:
         try:
-            return storage.get(key) == body
+            return storage.get(key, limit=_LIMIT) == body
         except ObjectNotFound:  # somebody created it, and somebody has deleted it since
             return False
     return True
@@ -68,7 +72,9 @@ def get_snapshot(storage: Storage, sealer: ObjectSealer, key: str) -> Snapshot |
 
 def get_payload(storage: Storage, sealer: ObjectSealer, key: str) -> bytes:
     """Return the bytes of a record as they were written. Raises IntegrityError naming the object, ObjectNotFound."""
-    return sealer.open("snapshot", key.removeprefix(SNAPSHOT_PREFIX).encode(), storage.get(key), source=key)
+    return sealer.open(
+        "snapshot", key.removeprefix(SNAPSHOT_PREFIX).encode(), storage.get(key, limit=_LIMIT), source=key
+    )
 
 
 def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot | IntegrityError]:
@@ -76,7 +82,7 @@ def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot 
 
     A record that is deleted after the listing is left out.
     """
-    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX)]
+    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX) if kind_of(info.key) == "snapshot"]
     storage.fetch_ahead(keys)
     for key in keys:
         try:

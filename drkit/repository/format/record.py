@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
-from drkit.errors import IntegrityError
+from drkit.errors import IntegrityError, RepositoryError
 from drkit.repository.format.fields import (
     DECODER,
     TREE,
@@ -66,7 +66,7 @@ def tombstone(run_id: str, *, by: str) -> bytes:
 def encode_snapshot(snapshot: Snapshot, key: SigningKey | None = None, *, repository_id: bytes = b"") -> bytes:
     """Return the payload of a record, signed with the `key` of its origin if that is given.
 
-    Empty fields are left out. Raises ValueError for a snapshot that no reader would take.
+    Empty fields are left out. Raises RepositoryError for a snapshot that no reader would take.
     """
     line = json.dumps(_plain(snapshot), ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
     if key is None:
@@ -77,7 +77,7 @@ def encode_snapshot(snapshot: Snapshot, key: SigningKey | None = None, *, reposi
     try:
         decode_snapshot(payload, source=f"the record of run {snapshot.id}", repository_id=repository_id)
     except IntegrityError as error:
-        raise ValueError(error.message) from error
+        raise RepositoryError(f"{error.message}: no reader would take it, so it was not stored") from error
     return payload
 
 

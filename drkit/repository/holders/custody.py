@@ -6,17 +6,17 @@ last when a holder is added and first when one is removed. An interrupted change
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound, counted
+from drkit.repository.format.layout import kind_of
 from drkit.repository.keys.identity import unwrap_with_passphrase
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, Label, read_labels
 from drkit.repository.keys.wraps import (
-    ESCROW_PREFIX,
     META_PREFIX,
+    data_key_wraps,
     get_wrap,
     open_wrap,
     put_escrow,
@@ -24,8 +24,6 @@ from drkit.repository.keys.wraps import (
     wrong_key,
 )
 from drkit.repository.repository import Repository
-
-_KEY_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ListedWrap(NamedTuple):
@@ -86,9 +84,9 @@ def read_custody(repository: Repository, *, meta_key_alone: bool = False) -> Cus
     wraps, escrows = [], []
     for key in listed:
         purpose = key.split("/")[1]
-        if key.startswith(ESCROW_PREFIX):
+        if kind_of(key) == "escrow":
             escrows.append(ListedWrap(key, purpose, named.get(key), key in named))
-        elif is_key_wrap(key):
+        elif kind_of(key) == "wrap":
             wraps.append(ListedWrap(key, purpose, named.get(key) or _opener(repository, key), key in named))
     return Custody(wraps, escrows, labels)
 
@@ -99,12 +97,6 @@ def _opener(repository: Repository, key: str) -> Holder | None:
     except (IntegrityError, ObjectNotFound):  # damaged, left by an interrupted init, or just deleted
         return None
     return Holder(opened[0].recipient) if opened and holds_right_key(repository, key, opened[1]) else None
-
-
-def is_key_wrap(key: str) -> bool:
-    """Whether an object of this name holds the meta key or a data key."""
-    purpose = key.split("/")[1]
-    return purpose == _META or _KEY_ID.fullmatch(purpose) is not None
 
 
 def holds_right_key(repository: Repository, wrap: str, key: bytes) -> bool:
@@ -286,8 +278,7 @@ def require_identity(repository: Repository, doing: str) -> None:
 
 def data_keys(repository: Repository) -> list[bytes]:
     """The ids of all data keys that have a wrap, in order."""
-    prefixes = {info.key.split("/")[1] for info in repository.storage.list("keys/")}
-    return [bytes.fromhex(purpose) for purpose in sorted(prefixes) if _KEY_ID.fullmatch(purpose)]
+    return sorted({wrap.key_id for wrap in data_key_wraps(repository.storage)})
 
 
 def recipient_differences(repository: Repository, recipients: Sequence[str]) -> list[str]:

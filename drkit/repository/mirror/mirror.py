@@ -14,10 +14,12 @@ from contextlib import suppress
 from datetime import datetime
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound, RepositoryLocked, RepositoryNotFound, UsageError
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.snapshot import format_time
 from drkit.repository.holders.custody import read_custody
-from drkit.repository.keys.labels import LABEL_PREFIX, Holder
+from drkit.repository.keys.labels import KIND, Holder
 from drkit.repository.keys.wraps import ESCROW_PREFIX, META_PREFIX, get_wrap, put_key
 from drkit.repository.repository import FORMAT, VERSION, Repository, put_config, read_config, require_no_repository
 from drkit.storage.base import Storage
@@ -98,9 +100,11 @@ class KeyCopier:
         self._wraps: dict[str, list[str]] = defaultdict(list)
         self._labels: dict[str, list[str]] = defaultdict(list)
         for info in source.storage.list("keys/"):
-            label = info.key.startswith(LABEL_PREFIX)
-            purpose = info.key.split("/")[2 if label else 1]
-            (self._labels if label else self._wraps)[purpose].append(info.key)
+            match kind_of(info.key):
+                case "recipients":
+                    self._labels[info.key.split("/")[2]].append(info.key)
+                case "wrap" | "escrow":
+                    self._wraps[info.key.split("/")[1]].append(info.key)
         self._done: set[str] = set()
 
     def copy_key(self, key_id: bytes, is_condemned: Callable[[bytes], bool]) -> None:
@@ -147,7 +151,7 @@ class KeyCopier:
             if key in self._there:
                 continue
             try:
-                body = self._source.get(key)
+                body = self._source.get(key, limit=SEALED[KIND].stored)
                 check_content_name(key, body)
             except (IntegrityError, ObjectNotFound):  # check reports damage; a label goes with its recipient
                 continue

@@ -56,11 +56,14 @@ class Transfer:
         """Send what the mirror lacks, and commit. On return the copy exists; returns its record.
 
         Raises IntegrityError for a damaged pack or key of the source: nothing of it was sent, and what was sent before
-        serves other snapshots. Raises RepositoryLocked when a prune of the mirror has fenced the run.
+        serves other snapshots; likewise for a mark of the mirror that does not open. Raises RepositoryLocked when a
+        prune of the mirror has fenced the run.
         """
         original = get_payload(self._source.storage, self._source.objects, SNAPSHOT_PREFIX + snapshot.id)
         record = copied(snapshot, random_bytes(4))
         with RunWriter(self._mirror, record.id, (), host=self._host, verb="copy", events=self._events) as writer:
+            if writer.unreadable_mark is not None:
+                raise writer.unreadable_mark
             self.damage |= {error.object_name: error for error in writer.damage}
             try:
                 self._send(snapshot, writer)

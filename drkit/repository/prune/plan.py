@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from drkit.errors import IntegrityError, RetentionRefused
-from drkit.repository.commit.marks import Marks, condemned, read_marks
+from drkit.repository.commit.marks import MAX_IDS, Marks, condemned, require_marks
 from drkit.repository.format.digest import DIGEST_SIZE
 from drkit.repository.format.packs import ENTRY, Entry, is_small
 from drkit.repository.format.snapshot import Snapshot
@@ -96,7 +96,7 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
     # Listed first, so that no key that is made later is condemned.
     wraps = data_key_wraps(repository.storage)
     labels = data_key_labels(repository.storage)
-    marks = read_marks(repository.storage, repository.objects)
+    marks = require_marks(repository.storage, repository.objects)
     snapshots = live_snapshots(repository)
     if not snapshots:
         raise RetentionRefused(
@@ -110,14 +110,27 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
         raise index_damage(found)
     plan = PrunePlan(found, frozenset(snapshot.id for snapshot in snapshots), forget, marks)
     _sort_packs(plan, max_repack)
+    room = _fit_one_mark(plan)
     if repository.is_mirror:
         return plan  # a copy could bring a key back, and its wraps would have the same names as before
     # Keys of packs that are moved are left to the next prune. A new pack must hold no chunk under a key in our mark, or
     # other prunes could not tell it from a pack that they must not count on.
     used = found.key_ids(frozenset(plan.dead))
-    plan.wraps = [wrap for wrap in wraps if wrap.key_id not in used]
+    unused = [wrap for wrap in wraps if wrap.key_id not in used]
+    plan.wraps = unused[:room]
+    used |= {wrap.key_id for wrap in unused[room:]}
     plan.labels = [label for label in labels if label.key_id not in used]
     return plan
+
+
+def _fit_one_mark(plan: PrunePlan) -> int:
+    """Leave to the next prune the packs that do not fit in one mark. Return how many more ids do."""
+    room = MAX_IDS
+    for packs in (plan.dead, plan.moving, plan.debris):
+        for pack_id in list(packs)[room:]:
+            del packs[pack_id]
+        room -= len(packs)
+    return room
 
 
 def live_snapshots(repository: Repository) -> list[Snapshot]:

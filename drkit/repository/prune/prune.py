@@ -20,7 +20,7 @@ from drkit.errors import (
 )
 from drkit.events import LOGGED, Events
 from drkit.repository.commit import session as session_module
-from drkit.repository.commit.marks import MARK_PREFIX, condemned, put_mark, read_marks
+from drkit.repository.commit.marks import MARK_PREFIX, condemned, put_mark, require_marks
 from drkit.repository.commit.protocol import PRUNE, Actions, Step, perform
 from drkit.repository.commit.records import fence_run, is_taken
 from drkit.repository.commit.session import Session, list_sessions, remove_session, session_info
@@ -101,7 +101,7 @@ class Prune:
         self._clock = clock or Clock()
         self._events = events
         self._session = Session(self._storage, repository.objects, prune_id, host=host, prune=True)
-        self._sessions: dict[str, int] = {}
+        self._sessions: dict[str, frozenset[int]] = {}
         self._dead: frozenset[str] = frozenset()
         self._snapshots: list[Snapshot] = []
         self._doubtful: frozenset[bytes] = frozenset()
@@ -184,7 +184,7 @@ class Prune:
         put_mark(self._storage, self._repository.objects, self._id, self.plan.ids)
 
     def _list_sessions(self) -> None:
-        self._sessions = {run: number for run, number in list_sessions(self._storage).items() if run != self._id}
+        self._sessions = {run: beats for run, beats in list_sessions(self._storage).items() if run != self._id}
 
     def _settle_sessions(self) -> None:
         """Wait until every run that may use a condemned pack has ended; fence those without a heartbeat.
@@ -197,10 +197,10 @@ class Prune:
         while True:
             current = list_sessions(self._storage)
             now = self._clock.now()
-            for run, number in list(self._sessions.items()):
+            for run, beats in list(self._sessions.items()):
                 if run not in current:
                     del self._sessions[run]
-                elif current[run] != number:
+                elif current[run] != beats:
                     self._sessions[run], since[run] = current[run], now
                     self._give_way_to(run, current[run])
                 elif now - since[run] > patience or run in self._dead:
@@ -208,14 +208,14 @@ class Prune:
                     del self._sessions[run]
                 elif run not in told:
                     told.add(run)
-                    host = session_info(self._storage, self._repository.objects, run, number).host
+                    host = session_info(self._storage, self._repository.objects, run, beats).host
                     self._events.note(f"waiting for run {run} of host {host or 'unknown'} to end")
             if not self._sessions:
                 return
             self._clock.sleep(min(POLL_SECONDS, session_module.HEARTBEAT_SECONDS / 4))
 
-    def _give_way_to(self, run: str, number: int) -> None:
-        info = session_info(self._storage, self._repository.objects, run, number)
+    def _give_way_to(self, run: str, beats: frozenset[int]) -> None:
+        info = session_info(self._storage, self._repository.objects, run, beats)
         if info.prune and run < self._id:
             raise RepositoryLocked(
                 f"prune {run} of host {info.host} is at work in {self._storage.url}",
@@ -254,7 +254,7 @@ class Prune:
     # -- what goes
 
     def _read_marks(self) -> None:
-        marks = read_marks(self._storage, self._repository.objects)
+        marks = require_marks(self._storage, self._repository.objects)
         self._doubtful = condemned({prune: ids for prune, ids in marks.items() if prune != self._id})
 
     def _read_snapshots(self) -> None:

@@ -36,10 +36,13 @@ class Repacker:
         view, magic = memoryview(body), body[:8]
         for packed in entries:
             entry = Entry(*ENTRY.unpack(packed))
+            sealed = view[entry.offset : entry.offset + entry.sealed_size]
             builder = self._builders.get(magic)
+            if builder is not None and not builder.has_room(len(sealed)):
+                self._store(self._builders.pop(magic))
+                builder = None
             if builder is None:
                 builder = self._builders[magic] = PackBuilder(magic, pack_buffer())
-            sealed = view[entry.offset : entry.offset + entry.sealed_size]
             builder.add(entry.chunk_id, entry.key_id, sealed, entry.size)
             if builder.full:
                 self._store(self._builders.pop(magic))

@@ -12,10 +12,11 @@ import zstandard
 
 from drkit.errors import AccessDenied, IntegrityError, ObjectNotFound
 from drkit.repository import pack_reader
-from drkit.repository.chunks import MAX_CHUNK_SIZE, ChunkSealer
+from drkit.repository.chunks import ChunkSealer
 from drkit.repository.format.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters, cut_lengths
 from drkit.repository.format.compression import Compression, compress, decompress
 from drkit.repository.format.digest import keyed_digest, keyed_hasher
+from drkit.repository.format.limits import MAX_CHUNK_SIZE
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import (
@@ -273,7 +274,7 @@ def test_a_buffer_serves_for_one_pack_after_another(
 
 def test_a_pack_grows_beyond_its_buffer(storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer) -> None:
     builder = PackBuilder(DATA_MAGIC, pack_buffer())
-    sealed = bytes(range(256)) * (len(builder.buffer) // 256)
+    sealed = bytes(range(256)) * (len(builder.buffer) // 512 + 1)
     for number in range(2):
         builder.add(bytes([number]) * 32, KEY_ID, sealed, 1)
     pack_id = builder.finish(objects)

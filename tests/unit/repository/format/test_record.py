@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drkit.errors import IntegrityError
+from drkit.errors import IntegrityError, RepositoryError
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.record import copied_payload, decode_snapshot, encode_snapshot, tombstone
 from drkit.repository.format.sealing import SigningKey
@@ -190,7 +190,7 @@ def test_odd_fields_make_a_record_damaged(payload: bytes) -> None:
 
 @pytest.mark.parametrize("changes", [{"host": "\x1b"}, {"host": ""}, {"finished": "now"}, {"requires": ["a\nb"]}])
 def test_nothing_is_written_that_would_not_be_read(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(changes))):
+    with pytest.raises(RepositoryError, match=next(iter(changes))):
         encode_snapshot(record(**changes))
 
 
@@ -272,7 +272,7 @@ def test_whoever_does_not_hold_the_key_of_an_origin_cannot_speak_for_it() -> Non
             decode_snapshot(each, source="snapshots/x", repository_id=REPOSITORY)
     with pytest.raises(IntegrityError, match="not signed by it"):  # of another repository
         decode_snapshot(payload, source="snapshots/x", repository_id=b"s" * 16)
-    with pytest.raises(ValueError, match="not signed by it"):
+    with pytest.raises(RepositoryError, match="not signed by it"):
         encode_snapshot(signed(), other, repository_id=REPOSITORY)
 
 
