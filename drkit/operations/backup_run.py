@@ -86,7 +86,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
                 hint=writer.unreadable_mark.hint,
             )
         for error in writer.damage:
-            events.warn(f"{error.message}: what it lists is stored again", hint="Run drkit check.")
+            events.warn(error.message, hint=error.hint)
         capturing = Capturing(context.engine, repository, reader, writer, ready, salt, context.now, events)
         texts: list[str | None] = []
         room = _ROOM
@@ -105,6 +105,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
             record.finished = format_time(context.now + timedelta(seconds=time.monotonic() - clock))
             series.commit(writer, record)
             listed.append(record.id)
+        context.warn_of_damage(told=writer.damage)
     for target, text in zip(record.targets, texts, strict=True):
         target.error = text  # with all that was said, for whoever looks at this run
     seen.remember(found, listed)

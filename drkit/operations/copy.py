@@ -73,6 +73,7 @@ def _copy(context: Context, place: Access, references: Sequence[str] = ()) -> Co
     mirror = open_mirror(source, open_access(place, cached=True, events=context.events))
     done = copy_into(source, mirror, references, host=context.host, events=context.events)
     mirror.storage.keep_reserve()
+    context.warn_of_damage()
     done.warnings = context.warnings
     return done
 
@@ -126,7 +127,7 @@ def copy_into(
             there.add(_identity(snapshot))
             done.copied.append(CopiedSnapshot(snapshot.id, record.id, transfer.bytes_sent - before))
     for damage in transfer.damage.values():
-        events.warn(f"{damage.message}: what it lists was sent again", hint="Run drkit check on the mirror.")
+        events.warn(f"mirror: {damage.message}", hint=damage.hint)
     done.bytes = transfer.bytes_sent
     return done
 

@@ -49,12 +49,12 @@ def _index_and_packs(repository: Repository, going: Set[bytes]) -> set[str]:
     A prune replaces index objects that list a condemned pack: such an object counts only if it alone lists another one.
     """
     storage, sealer = repository.storage, repository.objects
-    listed, _ = read_all(storage, lambda key: {pack.pack_id for pack in get_index(storage, sealer, key)})
-    needed: set[bytes] = set()
+    listed, _ = read_all(storage, lambda key: {pack.pack_id: hash(pack) for pack in get_index(storage, sealer, key)})
+    needed: set[tuple[bytes, int]] = set()  # a listing that lies takes the place of no other
     keys: set[str] = set()
-    for key, ids in sorted(listed.items(), key=lambda item: not going.isdisjoint(item[1])):
-        fresh = ids - needed - going
+    for key, packs in sorted(listed.items(), key=lambda item: not going.isdisjoint(item[1])):
+        fresh = {(pack_id, listing) for pack_id, listing in packs.items() if pack_id not in going} - needed
         if fresh:
             keys.add(key)
             needed |= fresh
-    return keys | {pack_key(pack_id) for pack_id in needed}
+    return keys | {pack_key(pack_id) for pack_id, _ in needed}

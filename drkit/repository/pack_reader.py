@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound
@@ -20,6 +21,7 @@ from drkit.repository.format.packs import (
     Entry,
     directory_of,
     directory_size,
+    encode_entries,
     open_directory,
     pack_id_of,
     pack_key,
@@ -81,19 +83,31 @@ def read_packs(storage: Storage, sealer: ObjectSealer, pack_ids: Iterable[bytes]
         del pack
 
 
+class Held(NamedTuple):
+    """What a whole pack says that it holds: its size, and a digest of all its entries in place of these."""
+
+    size: int
+    entries: bytes
+
+
+def held(size: int, entries: bytes) -> Held:
+    """`entries` are those of the pack's directory, packed."""
+    return Held(size, blake2b(entries, digest_size=16).digest())
+
+
 @dataclass
 class PacksRead:
     """What reading packs whole has shown. `bytes` counts all that were read."""
 
-    whole: dict[bytes, int] = field(default_factory=dict)
-    """The sizes of the packs without damage."""
+    whole: dict[bytes, Held] = field(default_factory=dict)
+    """The packs without damage."""
     damaged: list[IntegrityError] = field(default_factory=list)
     bytes: int = 0
 
     def add(self, pack: WholePack) -> None:
         self.bytes += len(pack.body)
         if pack.damage is None:
-            self.whole[pack.pack_id] = len(pack.body)
+            self.whole[pack.pack_id] = held(len(pack.body), encode_entries(pack.entries))
         else:
             self.damaged.append(pack.damage)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, ObjectNotFound, RepositoryNotFound
 from drkit.repository.chunks import ChunkSealer
 from drkit.repository.commit.records import list_snapshots
+from drkit.repository.directories import Directories
 from drkit.repository.format import limits
 from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import pack_key
+from drkit.repository.format.packs import ENTRY, Entry, pack_key
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, format_time
-from drkit.repository.index import Index, add_unlisted_packs, index_for_reading
+from drkit.repository.index import Index, Location, PackedListing
+from drkit.repository.index_loading import add_unlisted_packs, index_for_reading, lie
 from drkit.repository.keys import wraps as keys
 from drkit.repository.keys.identity import Identity
 from drkit.repository.keys.labels import Holder
@@ -140,10 +143,13 @@ class Repository:
         )
         self.objects = ObjectSealer(self.meta.objects, self.id)
         self.chunks = ChunkSealer(self.meta, self.keys, self.id)
+        self.directories = Directories(storage, self.objects)
+        """What packs themselves say: it counts where the index lies."""
         self._index: Index | None = None
         self._index_is_complete = False
+        self._correcting = threading.RLock()
         self.damage: list[IntegrityError] = []
-        """Damage that was found while the index was read, and could be worked around."""
+        """Damage that was found while index and chunks were read, and could be worked around. Each is there once."""
         self.newer: dict[str, list[str]] = {}
         """What objects that were read require, and this version does not know, by storage key."""
         self._note_requirements(CONFIG, config.fields.get("requires", []))
@@ -214,29 +220,98 @@ class Repository:
     def index(self) -> Index:
         """The whole index, read at first use. For reading only: a writer must count on less, see index_for_writing."""
         if self._index is None:
-            self._index, self.damage = index_for_reading(self.storage, self.objects)
+            self._index, damage = index_for_reading(self.storage, self.objects)
+            self.note(damage)
         return self._index
+
+    @property
+    def index_is_read(self) -> bool:
+        return self._index is not None
 
     def reload_index(self) -> Index:
         """Read the index again: a prune may have moved chunks since."""
         self._index, self._index_is_complete = None, False
+        self.directories.expect_changes()
         return self.index
 
-    def complete_index(self) -> Index:
-        """The index with packs that no index object lists: those of interrupted runs, or of lost index objects."""
-        index = self.index
-        if not self._index_is_complete:
-            self._index_is_complete = True
-            self.damage += add_unlisted_packs(index, self.storage, self.objects)
-        return index
+    def look_in_packs(self, chunk_id: bytes) -> Location | None:
+        """Return where packs' own directories place a chunk that the index does not know.
+
+        First in packs that no index object lists: those of interrupted runs, or of lost index objects. Then in all.
+        """
+        with self._correcting:
+            index = self.index
+            if not self._index_is_complete:
+                self._index_is_complete = True
+                self.note(add_unlisted_packs(index, self.storage, self.objects))
+            if chunk_id not in index:
+                for pack in self.directories.holders(chunk_id)[:1]:
+                    self.note([lie(pack.pack_id)])
+                    index.correct(pack)
+            return index.get(chunk_id)
+
+    def note_found_elsewhere(
+        self,
+        chunk_id: bytes,
+        pack: PackedListing,
+        entry: Entry,
+        *,
+        lying: PackedListing | None,
+        error: IntegrityError | AccessDenied,
+    ) -> None:
+        """Remember that a chunk was read from this entry of a pack, and the damage that was worked around.
+
+        `lying` is what the pack where the chunk should lie says itself, if the index says something else of it;
+        otherwise `error` tells what is wrong there.
+        """
+        with self._correcting:
+            if lying is not None:
+                self.note([lie(lying.pack_id)])
+            elif isinstance(error, IntegrityError):
+                self.note([error])
+            if self._index is not None:
+                if lying is not None:
+                    self._index.correct(lying)
+                self._index.move(chunk_id, pack, entry)
+
+    def correct(self, pack_id: bytes) -> bool:
+        """Hold what the index says of a pack against the pack's own directory. Whether that changed the index."""
+        own = self.directories.of(pack_id)
+        with self._correcting:
+            if own is None or self.index.agrees(own):
+                return False
+            self.note([lie(pack_id)])
+            self.index.correct(own)
+        return True
+
+    def note(self, damage: Iterable[IntegrityError]) -> None:
+        """Remember damage that was worked around."""
+        known = {error.message for error in self.damage}
+        self.damage += [error for error in damage if error.message not in known]
 
     def opens_chunk(self, key_id: bytes, key: bytes) -> bool | None:
-        """Whether a key opens a chunk that was sealed under this key id. None without such a chunk."""
-        chunk_id = self.index.samples().get(key_id)
-        place = self.index.get(chunk_id) if chunk_id else None
-        if chunk_id is None or place is None:
-            return None
-        sealed = self.storage.get(pack_key(place.pack_id), place.offset, place.sealed_size)
+        """Whether a key opens a chunk that was sealed under this key id. None without such a chunk.
+
+        That chunks are sealed under it counts only if a pack's own directory says so.
+        """
+        doubted: set[bytes] = set()
+        for chunk_id, place in self.index.sealed_with(key_id):
+            if place.pack_id in doubted:
+                continue
+            if self._opens(key, key_id, chunk_id, place):
+                return True
+            own = self.directories.of(place.pack_id)
+            for chunk_id, sealed_with, *rest in ENTRY.iter_unpack(own.entries) if own is not None else ():
+                if sealed_with == key_id:
+                    return self._opens(key, key_id, chunk_id, Location(place.pack_id, key_id, *rest))
+            doubted.add(place.pack_id)
+        return None
+
+    def _opens(self, key: bytes, key_id: bytes, chunk_id: bytes, place: Location) -> bool:
+        try:
+            sealed = self.storage.get(pack_key(place.pack_id), place.offset, place.sealed_size)
+        except (IntegrityError, ObjectNotFound):
+            return False
         return self.chunks.is_sealed_with(key, key_id, chunk_id, sealed)
 
     def snapshots(self) -> Iterator[Snapshot | IntegrityError]:

@@ -23,7 +23,8 @@ from drkit.repository.format.compression import Compression
 from drkit.repository.format.packs import DATA_MAGIC, TREE_MAGIC, Entry, PackBuilder, pack_buffer, pack_key
 from drkit.repository.format.record import encode_snapshot
 from drkit.repository.format.snapshot import Snapshot
-from drkit.repository.index import Index, IndexBatch, PackListing, index_for_writing
+from drkit.repository.index import Index, IndexBatch, PackListing
+from drkit.repository.index_loading import index_for_writing
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, new_key, put_key
 from drkit.repository.pack_reader import stored_packs
@@ -308,9 +309,10 @@ class RunWriter:
 
     def _take_upload(self) -> None:
         pack = self._uploads.popleft().result()
-        self._index.add(pack)
+        listing = pack.packed()
+        self._index.add(listing)
         self._used.add(pack.pack_id)
         self._new.difference_update(entry.chunk_id for entry in pack.entries)
-        self._unindexed.add(pack.packed())
+        self._unindexed.add(listing)
         if self._unindexed.full:
             self._store_index()

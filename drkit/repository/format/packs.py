@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from drkit.errors import IntegrityError
@@ -70,6 +71,10 @@ def require_sizes(data: bytes, *, source: str) -> None:
                 hint="Run drkit check.",
                 object_name=source,
             )
+
+
+def encode_entries(entries: Iterable[Entry]) -> bytes:
+    return b"".join(ENTRY.pack(*entry) for entry in entries)
 
 
 def pack_key(pack_id: bytes) -> str:
@@ -131,8 +136,7 @@ class PackBuilder:
 
     def finish(self, sealer: ObjectSealer) -> bytes:
         """Append directory and trailer; return the pack id."""
-        entries = b"".join(ENTRY.pack(*entry) for entry in self.entries)
-        directory = sealer.seal("pack", bytes(self.body[:HEADER_SIZE]), entries)
+        directory = sealer.seal("pack", bytes(self.body[:HEADER_SIZE]), encode_entries(self.entries))
         self._append(directory + TRAILER.pack(len(directory), END_MAGIC))
         return bytes.fromhex(content_name(self.body))
 

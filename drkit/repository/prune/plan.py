@@ -19,6 +19,7 @@ from drkit.repository.keys.wraps import (
     data_key_labels,
     data_key_wraps,
 )
+from drkit.repository.prune.confirm import require_truth
 from drkit.repository.prune.survey import Survey, index_damage, survey
 from drkit.repository.repository import Repository
 
@@ -91,7 +92,8 @@ class PrunePlan:
 def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> PrunePlan:
     """Read everything, and decide what could go. `max_repack`: how many bytes of chunks may be moved.
 
-    Raises RetentionRefused if there is no snapshot, IntegrityError for damage that hides what is needed.
+    Raises RetentionRefused if there is no snapshot, IntegrityError for damage that hides what is needed and for an
+    index that says of a pack that would go something else than the pack itself.
     """
     # Listed first, so that no key that is made later is condemned.
     wraps = data_key_wraps(repository.storage)
@@ -111,6 +113,7 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
     plan = PrunePlan(found, frozenset(snapshot.id for snapshot in snapshots), forget, marks)
     _sort_packs(plan, max_repack)
     room = _fit_one_mark(plan)
+    require_truth(repository, found, plan.packs)
     if repository.is_mirror:
         return plan  # a copy could bring a key back, and its wraps would have the same names as before
     # Keys of packs that are moved are left to the next prune. A new pack must hold no chunk under a key in our mark, or

@@ -30,10 +30,11 @@ from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.index import PackListing, put_index
 from drkit.repository.keys.wraps import data_key_prefix
 from drkit.repository.pack_reader import stored_packs
+from drkit.repository.prune.confirm import key_ids, require_truth, unproven
 from drkit.repository.prune.plan import Choose, PrunePlan, live_snapshots, plan_prune
 from drkit.repository.prune.reindex import replace_index
 from drkit.repository.prune.repack import Repacker
-from drkit.repository.prune.survey import Survey, survey
+from drkit.repository.prune.survey import ID_SIZE, Survey, survey
 from drkit.repository.repository import Repository
 
 POLL_SECONDS = 2.0
@@ -63,7 +64,7 @@ class Done:
     keys_deleted: int = 0
     fenced: list[str] = field(default_factory=list)
     spared: list[bytes] = field(default_factory=list)
-    """Packs of the plan that turned out to be needed."""
+    """Packs of the plan that turned out to be needed, or without which something might be lost."""
     damaged: list[IntegrityError] = field(default_factory=list)
     """Damage to packs whose chunks were to be moved: these packs stay."""
     denied: list[str] = field(default_factory=list)
@@ -278,6 +279,16 @@ class Prune:
             else:
                 self.done.spared.append(pack.pack_id)
         self._going |= self._survey.unlisted & self.plan.packs
+        self._spare_unproven()
+
+    def _spare_unproven(self) -> None:
+        """Of the packs that would go, leave those out whose chunks are not surely held by others."""
+        require_truth(self._repository, self._survey, self.plan.packs & self._survey.stored.keys())
+        moving = {self._survey.packs[number].pack_id: number for number in self._moving}
+        spared = unproven(self._repository, self._survey, [*self._going, *moving])
+        self._going -= spared
+        self._moving = [number for pack_id, number in moving.items() if pack_id not in spared]
+        self.done.spared += sorted(spared)
 
     def _second_survey(self) -> Survey:
         """Return the first survey if nothing has changed since: then the trees need not be read again."""
@@ -292,7 +303,7 @@ class Prune:
         for number in self._moving:
             pack = self._survey.packs[number]
             try:
-                repacker.move(pack.pack_id, self._survey.needed(number))
+                repacker.move(pack.pack_id, {entry[:ID_SIZE] for entry in self._survey.needed(number)})
             except IntegrityError as error:
                 if error.object_name != pack_key(pack.pack_id):
                     raise
@@ -339,6 +350,7 @@ class Prune:
         """
         used = self._survey.key_ids(frozenset(self._going))
         used |= {entry.key_id for pack in self._moved for entry in pack.entries}
+        used |= key_ids(self._repository, self.done.spared)
         for wrap in self.plan.wraps:
             if wrap.key_id not in used and self._delete(data_key_prefix(wrap.key_id) + wrap.id.hex()):
                 self.done.keys_deleted += 1

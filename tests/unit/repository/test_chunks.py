@@ -39,10 +39,9 @@ from drkit.repository.index import (
     decode_packs,
     encode_packs,
     get_index,
-    index_for_reading,
-    index_for_writing,
     put_index,
 )
+from drkit.repository.index_loading import index_for_reading, index_for_writing
 from drkit.repository.keys.wraps import TREE_KEY_ID, KeyRing, MetaKeys, data_key_prefix
 from drkit.repository.pack_reader import read_directories, read_directory
 from tests.support.memory_storage import MemoryStorage
@@ -389,9 +388,9 @@ def test_index_objects_that_end_early() -> None:
 
 def test_the_index_finds_chunks() -> None:
     index = Index()
-    index.add(listing(1, 3))
-    index.add(listing(1, 3))
-    index.add(listing(2, 3, first=2))
+    index.add(listing(1, 3).packed())
+    index.add(listing(1, 3).packed())
+    index.add(listing(2, 3, first=2).packed())
     assert len(index) == 5
     assert index.pack_sizes == {(1).to_bytes(32, "big"): 1000, (2).to_bytes(32, "big"): 1000}
     shared = index.get((2).to_bytes(32, "big"))
