@@ -25,7 +25,6 @@ from drkit.repository.format.packs import (
     decode_entries,
     encode_entries,
     pack_key,
-    require_sizes,
 )
 from drkit.repository.format.sealing import OVERHEAD
 from drkit.storage.base import Storage
@@ -123,9 +122,7 @@ def decode_packs(payload: bytes, *, source: str) -> Iterator[PackedListing]:
         end = position + count * ENTRY.size
         if end > len(payload):
             raise IntegrityError(f"{source}: the index object ends within a pack", object_name=source)
-        entries = payload[position:end]
-        require_sizes(entries, source=source)
-        yield PackedListing(pack_id, size, entries)
+        yield PackedListing(pack_id, size, payload[position:end])
         position = end
 
 

@@ -190,9 +190,9 @@ def test_a_true_index_costs_no_directory(made: Made) -> None:
     asked: list[tuple[str, int]] = []
 
     class Recording(MemoryStorage):
-        def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int | None = None) -> bytes:
             asked.append((key, offset))
-            return super().get(key, offset, length)
+            return super().get(key, offset, length, limit=limit)
 
     storage = Recording()
     storage.objects = made.storage.objects
