@@ -28,6 +28,7 @@ from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_wraps, format_meta
 from drkit.repository.prune.plan import plan_prune
 from drkit.repository.repair import repair_index
 from drkit.repository.repository import Repository
+from drkit.storage.base import MAX_OBJECT
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.forged_index import HARMLESS, LIES, forge, forge_payload, tell, true_listings
 from tests.support.independent_reader import IndependentReader
@@ -190,7 +191,7 @@ def test_a_true_index_costs_no_directory(made: Made) -> None:
     asked: list[tuple[str, int]] = []
 
     class Recording(MemoryStorage):
-        def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int | None = None) -> bytes:
+        def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
             asked.append((key, offset))
             return super().get(key, offset, length, limit=limit)
 

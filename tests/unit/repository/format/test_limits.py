@@ -147,19 +147,23 @@ LIES = [
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_an_index_object_that_lies_about_sizes_is_damaged(lie: dict[str, int], rng: random.Random) -> None:
+def test_an_index_that_lies_about_sizes_makes_nothing_unreadable(
+    lie: dict[str, int], rng: random.Random
+) -> None:
     storage = MemoryStorage()
     repository, identity = create(storage)
     content = {"v": random_content(rng)}
     write_snapshot(repository, [identity.recipient], "1", content)
+    there, size = next(iter(stored_packs(storage).items()))
     entry = Entry(bytes(32), bytes(16), 24, 100, 100)._replace(**lie)
-    payload = next(encode_packs([PackedListing(bytes(32), 1000, ENTRY.pack(*entry))]))
-    body = repository.objects.seal("index", b"", payload)
+    listing = PackedListing(there, size, ENTRY.pack(*entry))
+    assert not listing.is_possible()
+    body = repository.objects.seal("index", b"", next(encode_packs([listing])))
     key = f"index/{content_name(body)}"
     storage.put(key, body)
     opened = Repository.open(storage, [identity])
     assert set(check_repository(opened).findings) == {key}
-    assert [error.object_name for error in opened.damage] == [key]
+    assert [error.object_name for error in opened.damage] == [pack_key(there)]
     assert read_everything(opened) == {"1": content}
     write_snapshot(Repository.open(storage, [identity]), [identity.recipient], "2", content)
 
