@@ -5,8 +5,8 @@
 
 Each run is what a backup does in a repository, without an engine: it lists the records, reads the tree before, stores
 the files that changed and a new tree, and commits. Requests are those that would reach a bucket, from a host that keeps
-copies of small objects: a listing counts once for each 1,000 keys. Each of the seconds is one measurement, in a
-directory. The result is a Markdown table.
+copies of small objects: a listing counts once for each 1,000 keys. Seconds are CPU time, measured once, in a directory.
+The result is a Markdown table.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Requests(ForwardingStorage):
 
 @dataclass(frozen=True)
 class Row:
-    """The repository after so many runs. Each cost is requests and seconds."""
+    """The repository after so many runs. Each cost is requests and CPU seconds."""
 
     snapshots: int
     objects: dict[str, int]
@@ -186,9 +186,9 @@ class Growth:
         return Row(self._runs, dict(objects), size, costs)
 
     def cost(self, work: Callable[[], None]) -> tuple[int, float]:
-        before, clock = self._storage.count, time.perf_counter()
+        before, clock = self._storage.count, time.process_time()
         work()
-        return self._storage.count - before, time.perf_counter() - clock
+        return self._storage.count - before, time.process_time() - clock
 
 
 def _prefix(key: str) -> str:
@@ -208,7 +208,13 @@ def grow(growth: Growth, snapshots: int, prune_every: int, at: Sequence[int] = A
 
 
 def render(rows: Sequence[Row]) -> str:
-    header = ["snapshots", *COUNTED, "MB", *(f"{verb}: requests" for verb in VERBS), *(f"{verb}: s" for verb in VERBS)]
+    header = [
+        "snapshots",
+        *COUNTED,
+        "MB",
+        *(f"{verb}: requests" for verb in VERBS),
+        *(f"{verb}: CPU s" for verb in VERBS),
+    ]
     return table(
         header,
         [
