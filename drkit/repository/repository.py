@@ -23,6 +23,7 @@ from drkit.repository.keys.identity import Identity
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import KeyRing, MetaKeys
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 FORMAT = "drkit repository"
 VERSION = 1
@@ -90,7 +91,7 @@ def read_config(storage: Storage) -> Config:
 def put_config(storage: Storage, meta: MetaKeys, fields: dict[str, Any]) -> None:
     """Create `config`. From then on the storage holds a repository."""
     mac = keyed_digest(meta.config, Config(b"", fields, b"").canonical())
-    storage.put(CONFIG, json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n")
+    put_seen(storage, CONFIG, json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n")
 
 
 def require_no_repository(storage: Storage) -> None:

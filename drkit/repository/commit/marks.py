@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from drkit.errors import IntegrityError, ObjectNotFound
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 MARK_PREFIX = "marks/"
 ID_SIZE = 32
@@ -16,7 +17,8 @@ Marks = dict[str, frozenset[bytes]]
 
 
 def put_mark(storage: Storage, sealer: ObjectSealer, prune_id: str, ids: Iterable[bytes]) -> None:
-    storage.put(MARK_PREFIX + prune_id, sealer.seal("mark", prune_id.encode(), b"".join(sorted(ids))))
+    """Announce what a prune may delete. The mark was seen: without it, runs would count on what goes."""
+    put_seen(storage, MARK_PREFIX + prune_id, sealer.seal("mark", prune_id.encode(), b"".join(sorted(ids))))
 
 
 def read_marks(storage: Storage, sealer: ObjectSealer) -> Marks:
