@@ -36,15 +36,25 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+_UNRECORDED = "for a reason that was shown, but is not recorded: it may quote a secret"
+
+
 class DrkitError(Exception):
     """Any failure that drkit explains itself; everything else that escapes is a bug."""
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, said: str = "") -> None:
+        """`said`: the part of the message that another program said, which may have quoted a secret."""
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.said = said
+
+    @property
+    def own_words(self) -> str:
+        """The message without what another program said: so it may stand where the meta key alone opens it."""
+        return self.message.replace(self.said, _UNRECORDED) if self.said else self.message
 
     def __str__(self) -> str:
         return self.message  # which callers may have extended on the way up

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from drkit.errors import DrkitError, IntegrityError, UsageError
-from drkit.repository.format.kinds import Status
-from drkit.repository.format.snapshot import Snapshot, Target, parse_time
+from drkit.repository.format.kinds import Kind, Status
+from drkit.repository.format.snapshot import Snapshot, Target, parse_time, stored_trees
 from drkit.repository.lines import Line, counting, lines_of
 from drkit.repository.repository import Repository
 
@@ -72,6 +72,49 @@ def find_target(
 
     snapshot = _latest(snapshots, holds, f"a snapshot that holds {kind} {name} as ok", damaged)
     return snapshot, _restorable(snapshot, kind, name)
+
+
+def find_tree(
+    repository: Repository, reference: str, kind: str, name: str, scope: Scope = ANY
+) -> tuple[Snapshot, Target]:
+    """Return a snapshot and one of its trees: that of a target of any kind, or what else holds one.
+
+    So what a newer drkit stored can be listed and exported by one that does not know it.
+    """
+    snapshots, damaged = readable_snapshots(repository)
+    if reference != LATEST:
+        snapshot = by_id(snapshots, reference, damaged)
+    else:
+        what = f"a snapshot that holds {kind} {name} as ok"
+        snapshot = _latest(snapshots, lambda each: scope.admits(each) and _holds(each, kind, name), what, damaged)
+    tree = _tree(snapshot, kind, name)
+    if tree is None:
+        target = _restorable(snapshot, kind, name)
+        raise DrkitError(
+            f"{target.title} has no files of its own in snapshot {snapshot.id}{by_newer(target)}",
+            hint=f"What holds files: {', '.join(names_of_trees(snapshot))}.",
+        )
+    return snapshot, tree
+
+
+def _holds(snapshot: Snapshot, kind: str, name: str) -> bool:
+    target = snapshot.target(kind, name)
+    return target.status == Status.OK if target is not None else _tree(snapshot, kind, name) is not None
+
+
+def _tree(snapshot: Snapshot, kind: str, name: str) -> Target | None:
+    trees = (tree for tree in stored_trees(snapshot) if (tree.kind, tree.name) == (kind, name))
+    return next((tree for tree in trees if tree.status != Status.FAILED), None)
+
+
+def names_of_trees(snapshot: Snapshot) -> list[str]:
+    """What `find_tree` finds in a snapshot beside its documents, as KIND:NAME."""
+    return [f"{each.kind}:{each.name}" for each in [*snapshot.targets, *snapshot.unknown] if each.tree]
+
+
+def by_newer(target: Target) -> str:
+    """Say of a target, in words to follow its name, when this version does not know its kind."""
+    return "" if target.kind in list(Kind) else ", made by a newer drkit"
 
 
 def previous_target(before: Sequence[Snapshot], kind: str, name: str) -> Target | None:

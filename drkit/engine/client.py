@@ -54,8 +54,8 @@ _BROKEN_OFF = (
 class EngineError(DrkitError):
     """The engine answered and refused. `status` is its HTTP status; 0 when it reported the failure inside a stream."""
 
-    def __init__(self, message: str, *, hint: str | None = None, status: int = 0) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, hint: str | None = None, said: str = "", status: int = 0) -> None:
+        super().__init__(message, hint=hint, said=said)
         self.status = status
 
 
@@ -252,20 +252,23 @@ def explain(error: Exception, doing: str, *, capturing: bool = False) -> DrkitEr
     """
     if isinstance(error, docker.errors.APIError):
         said = str(error.explanation or "").strip() or f"the engine answered {error.status_code}"
-        return EngineError(f"{doing}: {said}", status=error.status_code or 0)
+        return EngineError(f"{doing}: {said}", said=said, status=error.status_code or 0)
     if isinstance(error, docker.errors.TLSParameterError | docker.errors.ContextException):
         return EngineUnavailable(f"{doing}: {error}", hint="Check DOCKER_HOST, DOCKER_CERT_PATH and docker context ls.")
     if isinstance(error, docker.errors.InvalidVersion):
         return EngineUnavailable(f"{doing}: {error}", hint="Upgrade the Docker Engine to 20.10 or later.")
     if isinstance(error, _BROKEN_OFF):
         if capturing:
-            return CaptureFailed(f"{doing}: the engine's stream broke off in the middle ({error})")
-        return EngineUnavailable(f"{doing}: the engine broke off its answer ({error})", hint=_START_HINT)
+            return CaptureFailed(f"{doing}: the engine's stream broke off in the middle ({error})", said=str(error))
+        return EngineUnavailable(
+            f"{doing}: the engine broke off its answer ({error})", hint=_START_HINT, said=str(error)
+        )
     if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
         return EngineUnavailable(
             f"{doing}: the engine did not answer in time", hint="See its log: journalctl -u docker."
         )
-    return EngineUnavailable(f"{doing}: {_root_cause(error)}", hint=_connection_hint(error))
+    cause = _root_cause(error)
+    return EngineUnavailable(f"{doing}: {cause}", hint=_connection_hint(error), said=cause)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -48,15 +48,16 @@ class ImageIdentity:
         return (self.layers, self.platform, self.config) == (other.layers, other.platform, other.config)
 
 
-def identify_image(engine: Engine, ref: str) -> ImageIdentity:
-    """The identity of an image in the engine. Raises CaptureFailed when there is none."""
+def describe_image(engine: Engine, ref: str) -> Document:
+    """What the engine says of an image. Raises CaptureFailed when there is none."""
     document = images.inspect(engine, ref)
     if document is None:
         raise CaptureFailed(f"image {ref}: no such image", hint="List the images there are: docker image ls.")
-    return _identity(document, ref)
+    return document
 
 
-def _identity(document: Document, ref: str) -> ImageIdentity:
+def image_identity(document: Document, ref: str) -> ImageIdentity:
+    """The identity of an image that the engine described, when it is asked for by `ref`."""
     tags = document.get("RepoTags") or []
     wanted = _tag_of(ref)
     return ImageIdentity(
@@ -68,8 +69,13 @@ def _identity(document: Document, ref: str) -> ImageIdentity:
         variant=str(document.get("Variant") or ""),
         size=int(document.get("Size") or 0),
         layers=tuple((document.get("RootFS") or {}).get("Layers") or ()),
-        config={key: value for key, value in (document.get("Config") or {}).items() if value},
+        config=image_config(document),
     )
+
+
+def image_config(document: Document) -> dict[str, Any]:
+    """The image's environment, command, labels and so on, as far as they are set."""
+    return {key: value for key, value in (document.get("Config") or {}).items() if value}
 
 
 def _tag_of(ref: str) -> str:
@@ -91,7 +97,7 @@ def check_tags(engine: Engine, image: ImageIdentity) -> None:
     """Raise DrkitError when a tag of `image` belongs to another image here: `docker load` would move it silently."""
     for tag in image.tags:
         there = images.inspect(engine, tag)
-        if there is not None and not image.same_image(_identity(there, tag)):
+        if there is not None and not image.same_image(image_identity(there, tag)):
             raise DrkitError(
                 f"image {tag}: this tag is another image's here ({str(there['Id'])[:19]}, not {image.image_id[:19]})",
                 hint=f"Give the other image another name first: docker tag {tag} {tag}-old && docker rmi {tag}.",
@@ -110,7 +116,7 @@ def load_image(engine: Engine, image: ImageIdentity, archive: Iterable[bytes]) -
         there = images.inspect(engine, ref)
         if there is None:
             raise EngineError(f"image {ref}: the engine loaded {', '.join(loaded)}, but does not have it")
-        if not image.same_image(_identity(there, ref)):
+        if not image.same_image(image_identity(there, ref)):
             raise IntegrityError(
                 f"image {ref}: the engine loaded {str(there['Id'])[:19]}, not {image.image_id[:19]}", object_name=ref
             )

@@ -100,6 +100,6 @@ def _work(engine: Engine, doing: str, path: str, *, silence: float, **request: A
         for line in answer.iter_lines():
             message = json.loads(line) if line.strip() else {}
             if "error" in message:
-                raise EngineError(f"{doing}: {message['error']}")
+                raise EngineError(f"{doing}: {message['error']}", said=str(message["error"]))
             said += message.get("stream", "")
     return said

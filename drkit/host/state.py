@@ -10,6 +10,7 @@ from drkit.events import LOGGED, Events
 from drkit.host.container_locks import ContainerLocks
 from drkit.host.installation import Installation
 from drkit.host.restore_journal import RestoreJournal
+from drkit.host.secret import HostSecret
 from drkit.host.seen import SeenRepositories
 
 
@@ -19,10 +20,11 @@ def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class HostState:
-    """What this host keeps, each in a directory of its own. Nothing is read or written before it is used."""
+    """What this host keeps, each in a place of its own. Nothing is read or written before it is used."""
 
     def __init__(self, directory: Path, events: Events = LOGGED) -> None:
         self.seen = SeenRepositories(directory / "repositories", events)
         self.restores = RestoreJournal(directory / "restores")
         self.containers = ContainerLocks(directory / "containers")
+        self.documents = HostSecret(directory / "documents.key", events)
         self.installation = Installation(directory / "installation")

@@ -15,11 +15,15 @@ from drkit.engine.helper.image import HelperImage, helper_archive
 from drkit.errors import CaptureFailed, DrkitError, RepositoryError
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
+from drkit.operations.policy import POLICY_DOCUMENT
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
+from drkit.pipeline.documents import write_documents
 from drkit.pipeline.stream import iterator_readinto
+from drkit.repository.format.compression import Compression
+from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.names import plain_text
-from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, Target, format_time, stored_helper
+from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Documents, Snapshot, Target, format_time, stored_helper
 from drkit.repository.holders.custody import recipient_differences
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
@@ -51,6 +55,8 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
     seen.warn_if_set_back(found, listed)
+    compression = Compression(policy.repository.compression)
+    salt = context.state.documents.salt(repository.id)
     series = Series(context.state.installation, repository, host, policy.name, events=events)
     before = series.prepare(snapshots)
     record = Snapshot(
@@ -60,26 +66,35 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         policy.name,
         Status.OK,
         [],
-        policy_text=policy.text,
+        policy_digest=keyed_digest(salt, policy.text.encode()).hex(),
+        retention=policy.retention.recorded() if policy.retention is not None else {},
         drkit=__version__,
+        compression=compression,
     )
     with (
-        RunWriter(repository, ready.run_id, recipients, host=host) as writer,
+        RunWriter(repository, ready.run_id, recipients, host=host, compression=compression) as writer,
         ChunkReader(repository) as reader,
     ):
         for error in writer.damage:
             events.warn(f"{error.message}: what it lists is stored again", hint="Run drkit check.")
-        capturing = Capturing(context.engine, repository, reader, writer, ready, context.now, events)
+        capturing = Capturing(context.engine, repository, reader, writer, ready, salt, context.now, events)
+        texts: list[str | None] = []
         for planned in ready.targets:
             previous = previous_target(before, planned.kind, planned.name)
-            record.targets.append(_capture(capturing, planned, previous))
+            target, text = _capture(capturing, planned, previous)
+            record.targets.append(target)
+            texts.append(text)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
                 record.helper = _keep_helper(capturing, ready.helper, before)
+            documents = {POLICY_DOCUMENT: policy.text.encode()}
+            record.documents = write_documents(writer, repository.meta.member, salt, documents)
             record.finished = format_time(context.now + timedelta(seconds=time.monotonic() - clock))
             series.commit(writer, record)
             listed.append(record.id)
+    for target, text in zip(record.targets, texts, strict=True):
+        target.error = text  # with all that was said, for whoever looks at this run
     seen.remember(found, listed)
     if record.status == Status.FAILED:
         return record, 0
@@ -104,10 +119,14 @@ def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapsho
         raise
 
 
-def _capture(capturing: Capturing, planned: Planned, previous: Target | None) -> Target:
-    """Capture one target. Its own errors are in the result; those of the repository are raised."""
+def _capture(capturing: Capturing, planned: Planned, previous: Target | None) -> tuple[Target, str | None]:
+    """Capture one target. Its own errors are in the result; those of the repository are raised.
+
+    The target holds an error as it is recorded, where the meta key alone opens it. The whole text comes beside it.
+    """
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
+    text = None
     try:
         if planned.problem:
             raise CaptureFailed(f"{target.title}: {planned.problem}")
@@ -117,11 +136,12 @@ def _capture(capturing: Capturing, planned: Planned, previous: Target | None) ->
     except RepositoryError:
         raise
     except DrkitError as error:
-        target.status, target.error = Status.FAILED, plain_text(error.message)
-        target.tree, target.files, target.bytes = [], 0, 0
+        target.status, target.error = Status.FAILED, plain_text(error.own_words)
+        target.tree, target.documents, target.files, target.bytes = [], Documents(), 0, 0
+        text = plain_text(error.message)
     target.seconds = round(time.monotonic() - clock, 3)
     target.bytes_stored = capturing.writer.bytes_stored - stored
-    return target
+    return target, text
 
 
 def _keep_helper(capturing: Capturing, helper: HelperImage, snapshots: Sequence[Snapshot]) -> dict[str, object]:

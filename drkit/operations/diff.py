@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from drkit.catalog.find import find_snapshot
 from drkit.operations.context import Context
+from drkit.repository.format.kinds import Kind
 from drkit.repository.format.names import display_path
 from drkit.repository.format.snapshot import Snapshot, Target
 from drkit.repository.format.tree import Member
@@ -33,9 +34,15 @@ class DiffResult:
 
 
 def diff(context: Context, old: str, new: str) -> DiffResult:
-    """Compare two snapshots, named by id, a part of it, or `latest`."""
+    """Compare two snapshots, named by id, a part of it, or `latest`.
+
+    What is in fields that this version does not know is not compared, which is a warning.
+    """
     before, after = find_snapshot(context.repository, old), find_snapshot(context.repository, new)
     context.warn_of_newer()
+    for snapshot in (before, after):
+        for tree in snapshot.unknown:
+            context.events.warn(f"not compared: {tree.name} of snapshot {snapshot.id}, made by a newer drkit")
     return DiffResult(before, after, diff_snapshots(context.repository, before, after))
 
 
@@ -50,7 +57,11 @@ def diff_snapshots(repository: Repository, old: Snapshot, new: Snapshot) -> Iter
 
 
 def _members(reader: ChunkReader, target: Target | None) -> Iterator[Member]:
-    return iter(reader.members(target) if target is not None and target.tree else ())
+    """The members in the order of their paths. Only those of a volume are stored so."""
+    members = reader.members(target) if target is not None and target.tree else ()
+    if target is None or target.kind == Kind.VOLUME:
+        return iter(members)
+    return iter(sorted(members, key=lambda member: member.path))
 
 
 def _diff_target(name: str, before: Iterator[Member], after: Iterator[Member]) -> Iterator[Change]:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drkit.catalog.find import Scope, find_target
+from drkit.catalog.find import Scope, find_tree
 from drkit.errors import DrkitError, IntegrityError, UsageError, reason
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import Selected, selected_members
 from drkit.pipeline.stream import MemberStream, iterator_readinto
-from drkit.repository.format.kinds import Kind
 from drkit.repository.format.snapshot import Snapshot, Target
 from drkit.repository.holders.custody import require_identity
 from drkit.repository.reader import ChunkReader
@@ -35,13 +34,13 @@ class ExportResult:
 
 
 def export(
-    context: Context, reference: str, kind: Kind, name: str, scope: Scope, output: Path | Callable[[Buffer], object]
+    context: Context, reference: str, kind: str, name: str, scope: Scope, output: Path | Callable[[Buffer], object]
 ) -> ExportResult:
-    """Write a target as a plain tar, to a file or piece by piece to a function.
+    """Write a target of any kind as a plain tar, to a file or piece by piece to a function.
 
     A file is written under another name and renamed when it is whole. An existing file is never overwritten.
     """
-    snapshot, target = find_target(context.repository, reference, kind, name, scope)
+    snapshot, target = find_tree(context.repository, reference, kind, name, scope)
     context.warn_of_newer()
     if isinstance(output, Path):
         files, size = _write_file(context.repository, target, output)
@@ -89,9 +88,10 @@ def write_tar(repository: Repository, target: Target, write: Callable[[Buffer], 
         for found, item in zip(stream, members(), strict=False):
             count += 1
             wrong += found.digest != item.member.digest
-    if wrong or not stream.ended or count != target.files:
+    expected = target.files or count  # a tree that is no target's does not say how many it has
+    if wrong or not stream.ended or count != expected:
         raise IntegrityError(
-            f"{target.title}: {wrong} members are damaged, {count} of {target.files} were written",
+            f"{target.title}: {wrong} members are damaged, {count} of {expected} were written",
             hint="Run drkit verify; do not use the exported file.",
         )
     return count, stream.bytes_read

@@ -10,9 +10,11 @@ from drkit.errors import IntegrityError
 from drkit.operations.context import Context
 from drkit.operations.ls import Listed, listed
 from drkit.pipeline.select import Patterns
+from drkit.pipeline.selection import pattern_ranges
 from drkit.repository.format.snapshot import Snapshot, Target
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
+from drkit.repository.tree_search import members_in
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,15 @@ def find(context: Context, pattern: str, scope: Scope) -> FindResult:
 
 
 def find_members(repository: Repository, snapshots: list[Snapshot], pattern: str) -> Iterator[Match]:
-    """Yield every member, in every snapshot, whose path matches a gitignore pattern."""
+    """Yield every member, in every snapshot, whose path matches a gitignore pattern.
+
+    Trees in fields that this version does not know are searched too.
+    """
+    ranges = pattern_ranges(pattern)
     with ChunkReader(repository) as reader:
         for snapshot in snapshots:
-            for target in snapshot.targets:
+            for target in [*snapshot.targets, *snapshot.unknown]:
                 patterns = Patterns([pattern])
-                for member in reader.members(target) if target.tree else ():
+                for member in members_in(reader, target, ranges) if ranges else reader.members(target):
                     if patterns.match_alone(member.path, directory=member.type == "d"):
                         yield Match(snapshot, target, listed(member))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from drkit.catalog.find import Scope, find_snapshot
+from drkit.catalog.find import Scope, by_newer, find_snapshot, names_of_trees
 from drkit.errors import DrkitError, UsageError
 from drkit.operations.context import Context
 from drkit.repository.format.names import display_path
@@ -14,6 +14,7 @@ from drkit.repository.format.snapshot import Snapshot, Target
 from drkit.repository.format.tree import Member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
+from drkit.repository.tree_search import at, below, members_in
 
 
 class Listed(NamedTuple):
@@ -51,14 +52,26 @@ def listed(member: Member) -> Listed:
 
 
 def choose_target(snapshot: Snapshot, name: str | None) -> Target:
-    """Return the named target, or the only one. Raises DrkitError or UsageError, naming the choices."""
-    fitting = [target for target in snapshot.targets if target.tree and name in (None, target.name)]
+    """Return the target with this name, or this KIND:NAME, or the only one.
+
+    Trees in fields that this version does not know are found too. Raises DrkitError or UsageError, naming the choices.
+    """
+    trees = [target for target in [*snapshot.targets, *snapshot.unknown] if target.tree]
+    fitting = [each for each in trees if name in (None, each.name, f"{each.kind}:{each.name}")]
     if len(fitting) == 1:
         return fitting[0]
-    choices = ", ".join(target.name for target in snapshot.targets if target.tree)
-    if not fitting:
-        raise DrkitError(f"snapshot {snapshot.id} holds no {name}", hint=f"It holds: {choices}.")
-    raise UsageError(f"snapshot {snapshot.id} holds several targets", hint=f"Name one of: {choices}.")
+    names = [each.name for each in trees]
+    choices = ", ".join(names if len(set(names)) == len(names) else names_of_trees(snapshot)) or "nothing"
+    if fitting:
+        raise UsageError(f"snapshot {snapshot.id} holds several targets", hint=f"Name one of: {choices}.")
+    empty = next((target for target in snapshot.targets if target.name == name), None)
+    if empty is None:
+        what = name or "files"
+        raise DrkitError(f"snapshot {snapshot.id} holds no {what}", hint=f"It holds: {choices}.")
+    why = f": {empty.error}" if empty.error else by_newer(empty)
+    raise DrkitError(
+        f"{empty.title} has no files of its own in snapshot {snapshot.id}{why}", hint=f"What holds files: {choices}."
+    )
 
 
 def list_members(repository: Repository, target: Target, path: str | None) -> Iterator[Listed]:
@@ -66,9 +79,9 @@ def list_members(repository: Repository, target: Target, path: str | None) -> It
     wanted = path.strip("/").encode("utf-8", "surrogateescape") if path and path.strip("/") not in ("", ".") else b""
     seen = False
     with ChunkReader(repository) as reader:
-        for member in reader.members(target):
-            if not wanted or member.path == wanted or member.path.startswith(wanted + b"/"):
-                seen = True
-                yield listed(member)
+        ranges = (at(wanted), below(wanted))
+        for member in members_in(reader, target, ranges) if wanted else reader.members(target):
+            seen = True
+            yield listed(member)
     if not seen:
         raise DrkitError(f"{target.title} holds no {path}", hint="See all paths: drkit ls SNAPSHOT TARGET.")

@@ -76,6 +76,7 @@ class _Tree:
 
     def finish(self) -> None:
         self._target.tree = [chunk_id.hex() for chunk_id in self._tree.finish()]
+        self._target.aligned = self._tree.aligned
         self._target.files, self._target.bytes = self._files, self._bytes
 
 
@@ -176,7 +177,8 @@ def _refer_to(capture: Capture, previous: Target, data_chunk_ids: Iterable[bytes
     capture.writer.use(data_chunk_ids)
     capture.writer.use(tree_chunk_ids(previous))
     target = capture.target
-    target.tree, target.files, target.bytes = previous.tree, previous.files, previous.bytes
+    target.tree, target.aligned = previous.tree, previous.aligned
+    target.files, target.bytes = previous.files, previous.bytes
 
 
 def _has_tree(capture: Capture, previous: Target) -> bool:

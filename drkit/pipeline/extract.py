@@ -26,6 +26,7 @@ from drkit.repository.format.names import display_path
 from drkit.repository.format.snapshot import Target
 from drkit.repository.format.tree import Member
 from drkit.repository.reader import ChunkReader
+from drkit.repository.tree_search import TreeSearch
 
 _MISMATCHES_NAMED = 20
 
@@ -54,7 +55,12 @@ class Restore:
     events: Events
 
     def selected(self) -> Iterator[Selected]:
-        return selected_members(lambda: self.reader.members(self.target), self.selection)
+        return selected_members(self._members, self.selection)
+
+    def _members(self) -> Iterator[Member]:
+        if self.selection is not None and self.selection.ranges:
+            return TreeSearch(self.reader, self.target).members(self.selection.ranges)
+        return self.reader.members(self.target)
 
     def scan(self, process: HelperProcess) -> Scan:
         return read_scan(process.readinto, Patterns([]), what=self.what, full=self.full)

@@ -59,14 +59,32 @@ class Patterns:
         return False
 
 
+def literal_prefix(pattern: str) -> tuple[bytes, bool] | None:
+    """Return what every path that a pattern matches starts with, and whether that is the whole pattern.
+
+    A whole pattern matches that path, and with it what lies below. None for a pattern that may match anywhere, for one
+    that brings back what others match, and for what is no pattern.
+    """
+    body = _stripped(pattern).rstrip("/")
+    if body.startswith(("!", "#")) or "/" not in body:
+        return None
+    text = body.removeprefix("/")
+    literal = re.split(r"[*?[\\]", text, maxsplit=1)[0]
+    return (literal.encode("utf-8", "surrogateescape"), literal == text) if literal else None
+
+
+def _stripped(line: str) -> str:
+    """git strips trailing blanks unless a backslash stands before them."""
+    return line if line.endswith("\\ ") else line.rstrip(" ")
+
+
 def _compile(lines: Iterable[str]) -> list[_Pattern]:
     from pathspec import GitIgnoreSpec  # 0.03 s to load, and most policies have no pattern
     from pathspec.patterns.gitignore import GitIgnorePatternError
 
     compiled = []
     for line in lines:
-        # git strips trailing blanks unless a backslash stands before them.
-        line = line if line.endswith("\\ ") else line.rstrip(" ")
+        line = _stripped(line)
         # A slash at the end only says "directories"; it does not anchor the pattern.
         body = line.rstrip("/")
         directories_only = body != line and body not in ("", "!")

@@ -17,6 +17,12 @@ _UNITS = {
 }
 
 
+def format_duration(duration: timedelta) -> str:
+    """Return the text of a duration that `parse_duration` returned."""
+    unit, length = next((unit, length) for unit, length in reversed(_UNITS.items()) if not duration % length)
+    return f"{duration // length}{unit}"
+
+
 def parse_duration(text: str) -> timedelta:
     """Raises ValueError. Zero is refused because it means nothing, and months because their length varies."""
     if not re.fullmatch(PATTERN, text, re.ASCII):

@@ -19,6 +19,7 @@ from drkit.policy.values import (
     Value,
     file_path,
     matched,
+    one_of,
     policy_directory,
 )
 
@@ -56,6 +57,9 @@ class Place(S3Options, _Located):  # in this order, pydantic puts url before the
                     )
 
 
+Compression = Annotated[str, one_of("fast", "default", "best")]
+
+
 class RepositoryPlace(Place):
     """Where backups are stored, and which keys encrypt and open them."""
 
@@ -76,6 +80,10 @@ class RepositoryPlace(Place):
     )
     meta_key_file: FilePath | None = Field(
         default=None, description="the file of the meta key; alone, without identity_file, it makes a write-only host"
+    )
+    compression: Compression = Field(
+        default="default",
+        description="how hard new data is compressed: fast takes least CPU time, best least storage",
     )
 
     @classmethod

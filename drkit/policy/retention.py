@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from datetime import timedelta
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_serializer
 
+from drkit.errors import PolicyError
+from drkit.policy.durations import format_duration
 from drkit.policy.problem import Key, Problem
 from drkit.policy.section import Section
 from drkit.policy.values import Count, Duration, Timezone
@@ -34,3 +37,22 @@ class Retention(Section):
                 where,
                 "keeps nothing; expected at least one keep_ rule, or no retention section, which keeps everything",
             )
+
+    @field_serializer("keep_within", when_used="json-unless-none")
+    def _as_people_write_it(self, duration: timedelta) -> str:
+        return format_duration(duration)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the section as a snapshot's record holds it, for hosts that cannot read the policy's text."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def from_record(cls, fields: Mapping[str, Any]) -> Self:
+        """Read what `recorded` returned. Raises PolicyError for anything else, such as a rule of a newer drkit."""
+        try:
+            rules = cls.model_validate(fields)
+        except ValidationError as error:
+            raise PolicyError(f"retention of a record: {error.errors()[0]['msg']}") from None
+        for problem in cls.problems(fields, ()):
+            raise PolicyError(f"retention of a record: {problem.what}")
+        return rules

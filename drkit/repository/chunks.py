@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drkit.errors import IntegrityError
-from drkit.repository.format.compression import compress, decompress
+from drkit.repository.format.compression import Compression, compress, decompress
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.sealing import Cipher
 from drkit.repository.keys.wraps import KeyRing, MetaKeys
@@ -30,9 +30,11 @@ class ChunkSealer:
         if self.chunk_id(data, tree=tree) != chunk_id:
             raise IntegrityError(f"chunk {chunk_id.hex()} holds another content than its name says")
 
-    def seal(self, chunk_id: bytes, data: bytes, key_id: bytes) -> bytearray:
+    def seal(
+        self, chunk_id: bytes, data: bytes, key_id: bytes, compression: Compression = Compression.DEFAULT
+    ) -> bytearray:
         """Compress and seal a chunk, then open it again and compare: what is stored was proven readable."""
-        sealed = self._cipher(key_id).seal(compress(data), self._associated(key_id, chunk_id))
+        sealed = self._cipher(key_id).seal(compress(data, compression), self._associated(key_id, chunk_id))
         if self.open(chunk_id, sealed, key_id, len(data)) != data:
             raise IntegrityError(
                 f"chunk {chunk_id.hex()} does not read back as it was written", hint="Test this host's memory."

@@ -11,7 +11,7 @@ from drkit.repository.format.tree import EXTENT, scan_chunk
 
 WORKERS = 4
 AHEAD = 8
-"""Tree chunks read ahead; each is at most a megabyte."""
+"""Tree chunks read ahead; most have a quarter of a megabyte, the longest four."""
 _LONGEST_REST = 64 * 1024
 
 Tree = tuple[bytes, ...]
@@ -22,7 +22,7 @@ Stretch = tuple[bytes, bytes]
 class TreeWalker:
     """Yields the chunks that trees refer to, but not again for a stretch that an earlier tree shares.
 
-    A tree chunk starts within a record that began in the chunk before. So its id and that beginning tell what a stretch
+    A chunk may start within a record that began in the chunk before. So its id and that beginning tell what a stretch
     holds. Equal trees, and equal stretches of trees that differ, are skipped without being read.
     """
 

@@ -20,6 +20,7 @@ from drkit.repository.commit.protocol import OPENING, STORING, Actions, Step, pe
 from drkit.repository.commit.records import commit_run, is_taken
 from drkit.repository.commit.session import Session
 from drkit.repository.commit.single_writer import require_single_writer
+from drkit.repository.format.compression import Compression
 from drkit.repository.format.packs import DATA_MAGIC, TREE_MAGIC, Entry, PackBuilder, pack_buffer, pack_key
 from drkit.repository.format.record import encode_snapshot
 from drkit.repository.format.snapshot import Snapshot
@@ -58,8 +59,11 @@ class RunWriter:
         host: str,
         verb: str = "backup",
         events: Events = LOGGED,
+        compression: Compression = Compression.DEFAULT,
     ) -> None:
         """Open the run's session and read the index. Errors advise the user to run `verb` again.
+
+        Chunks that the repository has stay as they are, however they were compressed.
 
         Raises RepositoryLocked where another run works and the store takes one writer at a time, IntegrityError for a
         mark that cannot be read, and DrkitError for what a newer drkit stored (see Repository.refuse_newer).
@@ -72,6 +76,7 @@ class RunWriter:
         self.run_id = run_id
         self._recipients = recipients
         self._events = events
+        self._compression = compression
         self._session = Session(self._storage, repository.objects, run_id, host=host)
         self._condemned: frozenset[bytes] = frozenset()
         self._index = Index()
@@ -270,7 +275,7 @@ class RunWriter:
         elif chunk_id not in self._new:
             self._new.add(chunk_id)
             key_id = TREE_KEY_ID if tree else self._data_key
-            sealed = self._workers.submit(self._repository.chunks.seal, chunk_id, data, key_id)
+            sealed = self._workers.submit(self._repository.chunks.seal, chunk_id, data, key_id, self._compression)
             self._sealing.append(_Sealing(chunk_id, key_id, len(data), sealed))
             self._in_flight += len(data)
             while self._in_flight > IN_FLIGHT or (self._sealing and self._sealing[0].sealed.done()):

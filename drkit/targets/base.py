@@ -68,13 +68,17 @@ def made_ready(policy: Policy, engine: Engine, targets: list[Planned], *, run_id
 
 @dataclass(frozen=True)
 class Capturing:
-    """What the captures of one run share. `now` is when the run began, by this host's clock."""
+    """What the captures of one run share.
+
+    `now` is when the run began, by this host's clock. With `salt`, holders of the meta key cannot guess documents.
+    """
 
     engine: Engine
     repository: Repository
     reader: ChunkReader
     writer: RunWriter
     ready: Ready
+    salt: bytes
     now: datetime
     events: Events
 

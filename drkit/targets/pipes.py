@@ -1,10 +1,14 @@
-"""Between the kinds and the pipeline: captures of one run, and stored archives."""
+"""Between the kinds and the pipeline: captures of one run, the engine's descriptions, and stored archives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from drkit.errors import IntegrityError
 from drkit.pipeline.capture import Capture
+from drkit.pipeline.documents import as_json, read_document, write_documents
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import selected_members
 from drkit.repository.format.snapshot import Target, parse_time
@@ -25,6 +29,26 @@ def capture_of(capturing: Capturing, target: Target) -> Capture:
         started.timestamp(),
         capturing.events,
     )
+
+
+def describe(capturing: Capturing, target: Target, name: str, description: Mapping[str, Any]) -> None:
+    """Store what the engine says of a target as its document. Raises CaptureFailed for one that is too large."""
+    documents = {name: as_json(description)}
+    member_key = capturing.repository.meta.member
+    target.documents = write_documents(capturing.writer, member_key, capturing.salt, documents)
+
+
+def description_of(repository: Repository, target: Target, name: str) -> dict[str, Any]:
+    """Return what the engine said of a target. Raises IntegrityError, and AccessDenied without an identity."""
+    with ChunkReader(repository) as reader:
+        text = read_document(reader, repository.meta.member, target.documents, name, of=target.title)
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise IntegrityError(f"document {name} of {target.title} is not a JSON object", object_name=name)
+    return description
 
 
 def archive_of(repository: Repository, target: Target) -> Iterator[bytes]:

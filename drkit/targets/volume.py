@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,21 @@ from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
 from drkit.engine.helper.launch import remove_helpers
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
-from drkit.errors import CaptureFailed, DrkitError, counted
+from drkit.errors import CaptureFailed, DrkitError, IntegrityError, counted
 from drkit.policy import Policy
+from drkit.repository.format.fields import Check, a_name, an_object, any_text, build, optional
 from drkit.repository.format.kinds import Kind
+from drkit.repository.format.names import plain_text
+from drkit.repository.format.snapshot import NameList
 from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
 
 if TYPE_CHECKING:
     from drkit.pipeline.selection import Selection
     from drkit.repository.format.snapshot import Snapshot, Target
 
+DOCUMENT = "volume.json"
+_STATE = ("Mountpoint", "Status", "UsageData")
+"""What the engine says of a volume that changes while the volume stays the same."""
 STOCK_LOSSES = (
     "xattrs, ACLs and file capabilities",
     "mtimes below a second",
@@ -49,12 +56,14 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     # Deferred: see base.py.
     from drkit.pipeline.capture import capture_directory
     from drkit.pipeline.select import Patterns
-    from drkit.targets.pipes import capture_of
+    from drkit.targets.pipes import capture_of, describe
 
     document = volumes.inspect(capturing.engine, planned.name)
     if document is None:
         raise CaptureFailed(f"volume {planned.name}: there is no such volume")
-    target.source = {key: document.get(key) for key in ("Name", "Driver", "Options", "Labels", "Scope", "CreatedAt")}
+    target.source = _source(document)
+    target.quiesce = "none"
+    describe(capturing, target, DOCUMENT, {key: document[key] for key in document.keys() - set(_STATE)})
     target.lost = [] if planned.trusted_xattrs else [TRUSTED_LOSS]
     helper = capturing.ready.helper
     assert helper is not None  # exists if a volume was planned
@@ -72,6 +81,57 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     capture_directory(capture_of(capturing, target), helper, start, start_again, Patterns(planned.exclude), previous)
 
 
+def _source(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record tells of a volume: identity and shape. The values of options and labels are data."""
+    about = {key: plain_text(str(document.get(key) or ""), 255) for key in ("Name", "Driver", "Scope", "CreatedAt")}
+    options = NameList.of(plain_text(name) for name in sorted(document.get("Options") or {}))
+    labels = NameList.of(plain_text(name) for name in sorted(document.get("Labels") or {}))
+    return about | {
+        "OptionNames": {"count": options.count, "names": options.names},
+        "LabelNames": {"count": labels.count, "names": labels.names},
+    }
+
+
+@dataclass(frozen=True)
+class _Original:
+    """What a restored volume is made like."""
+
+    Driver: str | None = None
+    Options: dict[str, str] | None = None
+    Labels: dict[str, str] | None = None
+
+
+def _original(restoring: Restoring, target: Target) -> _Original | None:
+    """Return how the volume was made; None on a host without an identity, where that cannot be read.
+
+    Raises IntegrityError for what no engine says of a volume.
+    """
+    if not target.documents.tree:  # of an earlier version
+        described = target.source
+    elif not restoring.repository.identities:
+        return None
+    else:
+        # Deferred: see base.py.
+        from drkit.targets.pipes import description_of
+
+        described = description_of(restoring.repository, target, DOCUMENT)
+    try:
+        return build(_Original, _ORIGINAL, described)
+    except ValueError as error:
+        raise IntegrityError(
+            f"{DOCUMENT} of {target.title} does not describe a volume: {error}",
+            hint=f"Create a volume yourself, and fill it from drkit export SNAPSHOT --volume {target.name}.",
+            object_name=DOCUMENT,
+        ) from None
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {any_text(name): any_text(text) for name, text in an_object(value).items()}
+
+
+_ORIGINAL: Mapping[str, Check] = {"Driver": optional(a_name), "Options": optional(_texts), "Labels": optional(_texts)}
+
+
 def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions) -> RestorePlan:
     """Plan to create a new volume. Raises DrkitError if the volume exists, and if no path matches."""
     name = options.to or target.name
@@ -84,11 +144,14 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
             f"no path in {target.title} matches {', '.join(options.paths)}",
             hint=f"See what there is: drkit ls {snapshot.id} {target.name}.",
         )
-    source = target.source
-    made = volumes.harmless_options(
-        str(source.get("Driver") or "local"), source.get("Options"), same_device=options.same_device
-    )
-    notes = _not_taken_over(made.dropped)
+    original = _original(restoring, target)
+    if original is None:
+        details: dict[str, Any] = {"driver": target.source.get("Driver"), "options": None}
+        notes = ["its driver options and labels are data, which this host cannot read: this plan leaves them out"]
+    else:
+        made = volumes.harmless_options(original.Driver or "local", original.Options, same_device=options.same_device)
+        details = {"driver": made.driver, "options": made.options}
+        notes = _not_taken_over(made.dropped)
     if target.reduced:
         notes += [f"not in this snapshot: {loss}" for loss in target.lost]
     if target.torn.count:
@@ -99,7 +162,6 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
         notes.append(
             f"an earlier restore into {name} was interrupted: what it wrote is removed and the restore starts again"
         )
-    details = {"driver": made.driver, "options": made.options}
     return RestorePlan(snapshot, target, options, name, files, details, tuple(notes), selection)
 
 
@@ -109,12 +171,11 @@ def _not_taken_over(reasons: Iterable[str]) -> list[str]:
 
 def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> Selection:
     # Deferred: see base.py.
-    from drkit.pipeline.select import Patterns
-    from drkit.pipeline.selection import select_members
+    from drkit.pipeline.selection import select_paths
     from drkit.repository.reader import ChunkReader
 
     with ChunkReader(restoring.repository) as reader:
-        return select_members(reader.members(target), Patterns(options.paths))
+        return select_paths(reader, target, options.paths)
 
 
 def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
@@ -126,6 +187,8 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
 
     engine, repository, journal = restoring.engine, restoring.repository, restoring.journal
     require_identity(repository, "restoring")
+    original = _original(restoring, plan.target)
+    assert original is not None  # there is an identity
     restore_id = secrets.token_hex(8)
     helper = _restore_helper(restoring, plan.snapshot, run_id=restore_id)
     unfinished = journal.unfinished(plan.name)
@@ -148,7 +211,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
         journal.begin(plan.name, restore_id)
         try:
             made = volumes.create_restored(
-                engine, plan.name, plan.target.source, restore_id=restore_id, same_device=plan.options.same_device
+                engine, plan.name, asdict(original), restore_id=restore_id, same_device=plan.options.same_device
             )
             for note in _not_taken_over(made.plan.dropped):
                 if note not in plan.notes:

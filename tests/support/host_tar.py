@@ -75,6 +75,7 @@ def capture_directory(
         tree.add(encode_member(kept[number] if number in kept else read[number]))
     target.files = len(scan)
     target.tree = [chunk_id.hex() for chunk_id in tree.finish()]
+    target.aligned = tree.aligned
     return plan
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
+import re
 import struct
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,6 +232,19 @@ class IndependentReader:
             assert blake3.blake3(raw, key=digest_key).digest() == digest
             assert len(raw) % 512 == 0
             yield Entry(path, stat, leader, symlink, settled, raw)
+
+    def documents(self, tree: list[str]) -> dict[str, bytes]:
+        """The files of a tree of documents, by name. Each has its salt in the first record of its extended header."""
+        found = {}
+        for entry in self.entries(tree):
+            assert re.fullmatch(rb"76 comment=[0-9a-f]{64}\n", entry.raw[512:588])
+            with tarfile.open(fileobj=io.BytesIO(entry.raw + bytes(1024))) as tar:
+                [member] = tar.getmembers()
+                file = tar.extractfile(member)
+                assert file is not None
+                assert member.name.encode() == entry.path
+                found[member.name] = file.read()
+        return found
 
     def tar(self, tree: list[str]) -> bytes:
         return b"".join(entry.raw for entry in self.entries(tree)) + bytes(1024)

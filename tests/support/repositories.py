@@ -51,6 +51,7 @@ def put_content(
         tree.add(encode_member(Member(path, b"f 644 0 0 5 1.5 1.5 7 1", b"", b"", digest, True, extents)))
     target.files = len(content)
     target.tree = [chunk_id.hex() for chunk_id in tree.finish()]
+    target.aligned = tree.aligned
 
 
 def write_snapshot(

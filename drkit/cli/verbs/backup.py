@@ -64,7 +64,7 @@ def _document(result: BackupResult) -> dict[str, Any]:
     targets = []
     for target in record.targets:
         fields = asdict(target)
-        for name in ("tree", "source", "encoding", "started"):
+        for name in ("tree", "source", "documents", "encoding", "started"):
             del fields[name]
         for name in ("torn", "vanished", "skipped"):
             listing = fields.pop(name)

@@ -11,7 +11,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import At, FromPolicy, Host, SnapshotArgument, verb
 from drkit.cli.run import Run
-from drkit.cli.targets import ImageRef, VolumeName, named_target
+from drkit.cli.targets import AnyTarget, ImageRef, VolumeName, named_tree
 from drkit.cli.values import moment
 from drkit.errors import UsageError, counted
 from drkit.operations.export import export as export_target
@@ -24,6 +24,7 @@ def export(
     snapshot: SnapshotArgument,
     volume: VolumeName = None,
     image: ImageRef = None,
+    target: AnyTarget = None,
     output_file: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE|-", help="Where to write it; - is stdout.")
     ] = "-",
@@ -32,7 +33,7 @@ def export(
     from_policy: FromPolicy = None,
 ) -> None:
     """Write a volume or a saved image as a plain tar."""
-    kind, name = named_target("export", volume, image)
+    kind, name = named_tree("export", volume, image, target)
     if output_file == "-" and run.json:
         raise UsageError("stdout cannot hold both the tar and the JSON", hint="Give -o FILE.")
     if output_file == "-" and sys.stdout.isatty():
@@ -42,7 +43,7 @@ def export(
     done = export_target(run.context, snapshot, kind, name, scope, where)
     sys.stdout.buffer.flush()
     if run.json:
-        document = {"snapshot": done.snapshot.id, "status": "ok", kind: name, "files": done.files, "bytes": done.bytes}
+        document = {kind: name, "snapshot": done.snapshot.id, "status": "ok", "files": done.files, "bytes": done.bytes}
         output.print_json(document | {"output": output_file})
     else:
         files, size = counted(done.files, "file"), output.size_text(done.bytes)

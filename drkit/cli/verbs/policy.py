@@ -1,16 +1,24 @@
-"""`drkit policy check`, `schema` and `example`."""
+"""`drkit policy check`, `show`, `schema` and `example`."""
 
 from __future__ import annotations
 
+import re
+from typing import Annotated
+
 import typer
 
+from drkit.catalog.find import LATEST
 from drkit.cli import output
-from drkit.cli.options import verb
+from drkit.cli.options import At, FromPolicy, Host, verb
 from drkit.cli.run import Run
-from drkit.operations.policy import check_policy
+from drkit.cli.values import moment
+from drkit.operations.policy import check_policy, show_policy
+from drkit.operations.scope import scope_of
 from drkit.policy import example_text, json_schema
 
 app = typer.Typer(no_args_is_help=True)
+
+_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 @app.command()
@@ -23,6 +31,27 @@ def check(run: Run) -> None:
         output.print_json({"status": "ok", "policy": policy.name, "path": str(policy.path)})
     elif run.talks:
         output.print_line(f"{policy.path}: policy {policy.name} is correct, {targets} entries to protect")
+
+
+@app.command()
+@verb(as_of=True)
+def show(
+    run: Run,
+    snapshot: Annotated[str, typer.Argument(metavar="[SNAPSHOT|latest]", help="Default: latest.")] = LATEST,
+    at: At = None,
+    host: Host = None,
+    from_policy: FromPolicy = None,
+) -> None:
+    """Print the policy under which a snapshot was made.
+
+    It is for a host that has lost its own. It is data, so this needs the identity.
+    """
+    stored = show_policy(run.context, snapshot, scope_of(run.context, host, from_policy, moment(at, "--at")))
+    if run.json:
+        made = stored.snapshot
+        output.print_json({"snapshot": made.id, "host": made.host, "policy": made.policy, "text": stored.text})
+    else:  # no policy has characters that steer a terminal, but somebody may have forged this one
+        output.print_line(_STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}", stored.text).removesuffix("\n"))
 
 
 @app.command()

@@ -114,8 +114,8 @@ def _print(pruned: PruneResult) -> None:
     for what, packs in (
         ("that nothing needs", plan.dead),
         ("left by interrupted runs", plan.debris),
-        ("mostly unneeded, to be repacked", plan.moving),
-        ("mostly unneeded, left for the next prune", plan.postponed),
+        ("mostly unneeded or small, to be repacked", plan.moving),
+        ("mostly unneeded or small, left for the next prune", plan.postponed),
     ):
         if packs:
             output.print_line(f"{counted(len(packs), 'pack')} {what}: {size(sum(stored[pack] for pack in packs))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drkit.catalog.find import Scope
+from drkit.catalog.find import Scope, by_newer
 from drkit.cli import output
 from drkit.cli.options import FromPolicy, Host, verb
 from drkit.cli.run import Run
@@ -52,6 +52,9 @@ def _print(result: SnapshotsResult) -> None:
 
 
 def _remark(target: Target) -> str:
+    newer = by_newer(target)
     if target.status != Status.OK:
-        return f" ({target.status})"
+        return f" ({target.status}{newer})"
+    if newer:
+        return f" ({newer.removeprefix(', ')})"
     return " (reduced fidelity)" if target.reduced else ""

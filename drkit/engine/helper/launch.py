@@ -139,7 +139,7 @@ def _raise_if_unshared(error: BaseException) -> None:
     """Raise _NotShared when the engine refused to mount a directory that it lacks or may not share: wordings differ."""
     said = ("bind source path", "mounts denied", "error mounting", "not shared")
     if isinstance(error, EngineError) and any(words in error.message for words in said):
-        raise _NotShared(error.message, hint=error.hint, status=error.status) from error
+        raise _NotShared(error.message, hint=error.hint, said=error.said, status=error.status) from error
 
 
 def _container_config(

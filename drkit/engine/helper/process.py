@@ -172,7 +172,8 @@ class HelperProcess:
                     except BlockingIOError:
                         self._wait_for(self._stdin, select.POLLOUT)
         except BrokenPipeError as error:
-            raise self._error(f"{self._what}: the helper stopped reading ({self._how_it_ended()})") from error
+            how, said = self._how_it_ended()
+            raise self._error(f"{self._what}: the helper stopped reading ({how})", said=said) from error
 
     def close_stdin(self) -> None:
         with self._writing:
@@ -332,11 +333,12 @@ class HelperProcess:
             self._stderr_text += kept
             self._stderr_truncated |= len(kept) < len(data)
 
-    def _how_it_ended(self) -> str:
+    def _how_it_ended(self) -> tuple[str, str]:
+        """How it ended, and what another program said of that."""
         try:
-            return self.finish().describe()
+            return self.finish().describe(), ""
         except DrkitError as error:
-            return error.message
+            return error.message, error.said
 
     def _close(self, name: str) -> None:
         fd = getattr(self, name)

@@ -39,3 +39,8 @@ def cut_lengths(data: memoryview, parameters: ChunkerParameters, *, final: bool)
         left -= chunk.length
         if left or final:
             yield chunk.length
+
+
+def first_cut(data: memoryview, parameters: ChunkerParameters) -> int:
+    """Return the length of the first chunk. If that is all of `data`, its end could move once more bytes are known."""
+    return next(cut_lengths(data[: parameters.maximum + 1], parameters, final=True))

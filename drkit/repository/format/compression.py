@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import threading
+from enum import StrEnum
 
 import zstandard
 
 from drkit.errors import IntegrityError
 
-LEVEL = 1
-"""Measured against level 2: 2 GB of database pages, logs and media become 0.5% larger and a first backup takes 9% less
-CPU time; 600 MB of small text files become 2.4% larger and take 7% less."""
+
+class Compression(StrEnum):
+    """How hard a run compresses its chunks. Measured in docs/benchmarks.md."""
+
+    FAST = "fast"
+    DEFAULT = "default"
+    BEST = "best"
+
+
+_LEVELS = {Compression.FAST: 1, Compression.DEFAULT: 3, Compression.BEST: 9}
 _contexts = threading.local()
 
 
-def compress(data: bytes | memoryview) -> bytes:
+def compress(data: bytes | memoryview, compression: Compression = Compression.FAST) -> bytes:
     """Return one zstd frame that carries its content size."""
     try:
-        compressor: zstandard.ZstdCompressor = _contexts.compressor
+        compressors: dict[Compression, zstandard.ZstdCompressor] = _contexts.compressors
     except AttributeError:
-        compressor = _contexts.compressor = zstandard.ZstdCompressor(level=LEVEL)
-    return compressor.compress(data)
+        compressors = _contexts.compressors = {}
+    if compression not in compressors:
+        compressors[compression] = zstandard.ZstdCompressor(level=_LEVELS[compression])
+    return compressors[compression].compress(data)
 
 
 def decompress(frame: bytes, *, limit: int) -> bytes:

@@ -69,6 +69,11 @@ def pack_id_of(key: str) -> bytes | None:
     return pack_id if len(pack_id) == 32 and pack_key(pack_id) == key else None
 
 
+def is_small(size: int) -> bool:
+    """Whether many packs of such a size should become one."""
+    return 8 * size < PACK_SIZE
+
+
 def pack_buffer() -> mmap.mmap:
     """Return memory for a `PackBuilder`. Pages that are never written to take none.
 

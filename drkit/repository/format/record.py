@@ -250,6 +250,7 @@ _TARGET: dict[str, Check] = {
     "documents": _documents,
     "trusted_xattrs": a_flag,
     "tree": a_tree,
+    "aligned": a_flag,
 }
 _SNAPSHOT: dict[str, Check] = {
     "id": a_run_id,
@@ -273,6 +274,7 @@ _SNAPSHOT: dict[str, Check] = {
     "unprotected": counts,
     "documents": _documents,
     "drkit": a_text,
+    "compression": a_text,
     "helper": _helper,
     "copy_of": or_empty(a_run_id),
     "via": partial(a_list, a_run_id),

@@ -83,6 +83,8 @@ class Target:
     """The engine's descriptions of what was captured."""
     trusted_xattrs: bool = False
     tree: list[str] = field(default_factory=list)
+    aligned: bool = False
+    """Whether it says that every chunk of its tree starts at a record. Readers must not rely on it."""
 
     @property
     def title(self) -> str:
@@ -141,6 +143,8 @@ class Snapshot:
     documents: Documents = field(default_factory=Documents)
     """The policy's text."""
     drkit: str = ""
+    compression: str = ""
+    """How hard the run compressed what it stored, see `Compression`; empty in records of earlier versions."""
     helper: dict[str, Any] = field(default_factory=dict)
     """The helper image: id, source, tar version, architecture, and the chunk ids of its archive."""
     copy_of: str = ""

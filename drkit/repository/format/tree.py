@@ -1,4 +1,4 @@
-"""Trees: the ordered members of one target, as a stream of msgpack records that is cut into chunks.
+"""Trees: the ordered members of one target, as a stream of msgpack records that is cut into chunks at record ends.
 
 A member is one entry of a tar stream. Its raw bytes are never rebuilt: they are the concatenation of its extents.
 """
@@ -6,18 +6,21 @@ A member is one entry of a tar stream. Its raw bytes are never rebuilt: they are
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgpack
 
 from drkit.errors import IntegrityError
-from drkit.repository.format.chunker import TREE_CHUNKS, cut_lengths
+from drkit.repository.format.chunker import TREE_CHUNKS, first_cut
 
 EXTENT = struct.Struct("<32sII")
 """Chunk id, offset in the chunk, length."""
 
 _BUFFER_SIZE = 4 * TREE_CHUNKS.maximum
+LONGEST = 4 * 1024 * 1024
+"""Bytes of the longest chunk that ends at a record end. Records as long as that belong to files of about 100 GB."""
 _MAX_RECORD = 1024 * 1024 * 1024
 _FIELD_TYPES = (bytes, bytes, bytes, bytes, bytes, bool, bytes)
 
@@ -62,16 +65,24 @@ def encode_member(member: Member) -> bytes:
 
 
 class TreeWriter:
-    """Collects members in bytewise path order and stores them as chunks through `put_chunk`, in bounded memory."""
+    """Collects members in bytewise path order and stores them as chunks through `put_chunk`, in bounded memory.
+
+    The content says where to cut, and then the record in which that is goes whole into the chunk. Cutting starts again
+    behind it, so equal stretches of two trees are cut alike from the first cut that both have.
+    """
 
     def __init__(self, put_chunk: Callable[[bytes], bytes]) -> None:
         self._put_chunk = put_chunk
         self._buffer = bytearray()
+        self._ends: list[int] = []
         self._chunk_ids: list[bytes] = []
+        self.aligned = True
+        """Whether every chunk so far starts at a record. False once a record was too long to be kept whole."""
 
     def add(self, record: bytes) -> None:
         """Append one encoded member."""
         self._buffer += record
+        self._ends.append(len(self._buffer))
         if len(self._buffer) >= _BUFFER_SIZE:
             self._cut(final=False)
 
@@ -83,10 +94,18 @@ class TreeWriter:
     def _cut(self, *, final: bool) -> None:
         data = bytes(self._buffer)
         start = 0
-        for length in cut_lengths(memoryview(data), TREE_CHUNKS, final=final):
-            self._chunk_ids.append(self._put_chunk(data[start : start + length]))
-            start += length
+        while start < len(data):
+            cut = start + first_cut(memoryview(data)[start:], TREE_CHUNKS)
+            if cut == len(data) and not final:
+                break
+            end = self._ends[bisect_left(self._ends, cut)]
+            if end - start > LONGEST:
+                self.aligned = False
+                end = cut
+            self._chunk_ids.append(self._put_chunk(data[start:end]))
+            start = end
         del self._buffer[:start]
+        self._ends = [end - start for end in self._ends if end > start]
 
 
 def scan_chunk(data: bytes, *, source: str) -> tuple[list[bytes], int]:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from drkit.errors import IntegrityError, RetentionRefused
 from drkit.repository.commit.marks import Marks, condemned, read_marks
-from drkit.repository.format.packs import ENTRY, Entry
+from drkit.repository.format.digest import DIGEST_SIZE
+from drkit.repository.format.packs import ENTRY, Entry, is_small
 from drkit.repository.format.snapshot import Snapshot
-from drkit.repository.keys.wraps import DataKeyWrap, LabelName, data_key_labels, data_key_wraps
+from drkit.repository.keys.wraps import (
+    KEY_ID_SIZE,
+    TREE_KEY_ID,
+    DataKeyWrap,
+    LabelName,
+    data_key_labels,
+    data_key_wraps,
+)
 from drkit.repository.prune.survey import Survey, index_damage, survey
 from drkit.repository.repository import Repository
+
+MANY_SMALL = 16
+"""So many small packs of one kind are merged: each run with small changes stores two, and a run lists all packs."""
 
 Choose = Callable[[list[Snapshot]], Set[str]]
 """Takes all snapshots, returns the ids of those to forget."""
@@ -30,7 +42,7 @@ class PrunePlan:
     dead: dict[bytes, int] = field(default_factory=dict)
     """Packs in which nothing is needed."""
     moving: dict[bytes, int] = field(default_factory=dict)
-    """Packs of which less than half is needed, each with the size of that part."""
+    """Packs of which less than half is needed, and small ones if there are many, each with the size of that part."""
     postponed: dict[bytes, int] = field(default_factory=dict)
     """More of these, beyond what one prune may move."""
     debris: dict[bytes, int] = field(default_factory=dict)
@@ -129,14 +141,33 @@ def live_snapshots(repository: Repository) -> list[Snapshot]:
 def _sort_packs(plan: PrunePlan, max_repack: int) -> None:
     """Sort packs: those that go, those that are worth moving (most gain for least work first), and the rest."""
     worth: list[tuple[float, bytes, int]] = []
+    small: dict[bool, list[tuple[int, bytes]]] = {True: [], False: []}
+    left_over: set[bool] = set()
     for number, pack in enumerate(plan.survey.packs):
         needed = sum(Entry(*ENTRY.unpack(entry)).sealed_size for entry in plan.survey.needed(number))
+        of_trees = pack.entries[DIGEST_SIZE : DIGEST_SIZE + KEY_ID_SIZE] == TREE_KEY_ID
         if not needed:
             plan.dead[pack.pack_id] = pack.size
         elif 2 * needed < pack.size:
             worth.append((needed / pack.size, pack.pack_id, needed))
+            left_over.add(of_trees)
+        elif is_small(pack.size):
+            small[of_trees].append((needed, pack.pack_id))
     moved = 0
     for _, pack_id, needed in sorted(worth):
         moved += needed
         (plan.moving if moved <= max_repack else plan.postponed)[pack_id] = needed
+    for of_trees, packs in small.items():
+        # What is moved anyway may end in one more small pack. Without it in this count, the next prune would have work.
+        if len(packs) + (of_trees in left_over) >= MANY_SMALL:
+            moved = _merge(plan, sorted(packs), moved, max_repack)
     plan.debris = {pack_id: plan.survey.stored[pack_id] for pack_id in plan.survey.unlisted}
+
+
+def _merge(plan: PrunePlan, packs: list[tuple[int, bytes]], moved: int, max_repack: int) -> int:
+    """Plan to move small packs of one kind together, at least two of them; return what is moved in all."""
+    within = sum(total <= max_repack for total in accumulate((needed for needed, _ in packs), initial=moved)) - 1
+    within = within if within > 1 else 0  # one alone would only become another one
+    plan.moving |= {pack_id: needed for needed, pack_id in packs[:within]}
+    plan.postponed |= {pack_id: needed for needed, pack_id in packs[within:]}
+    return moved + sum(needed for needed, _ in packs[:within])

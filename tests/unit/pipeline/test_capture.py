@@ -5,8 +5,8 @@ The host's own find and tar stand in for a helper's.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -15,8 +15,7 @@ import pytest
 
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
-from drkit.engine.helper.process import HelperExit, HelperProcess
-from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.process import HelperProcess
 from drkit.errors import CaptureFailed
 from drkit.events import Logged
 from drkit.pipeline.capture import TORN_RETRIES, Capture, capture_directory
@@ -24,6 +23,7 @@ from drkit.pipeline.select import Patterns
 from drkit.repository.format.snapshot import Target
 from drkit.repository.reader import ChunkReader
 from drkit.repository.writer import RunWriter
+from tests.support.host_process import HostProcess
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import create
 
@@ -31,54 +31,6 @@ HELPER = HelperImage("sha256:0", "host", "1.34", "amd64", full=True)
 MUCH_LATER = 1e12
 """A clock by which every file is settled."""
 TORN_B = b"tar: ./b: file changed as we read it\n"
-
-
-class HostProcess:
-    """Does what a helper does. `said`, `code` and `found` are its stderr and the statuses of tar and find, whatever
-    really happened."""
-
-    def __init__(self, root: Path, said: bytes = b"", code: int = 0, found: int = 0) -> None:
-        self._exit = HelperExit(code, said, stderr_truncated=False, oom_killed=False)
-        self._process = subprocess.Popen(
-            ["sh", "-c", f"find . -printf '{SCAN_FORMAT}'; printf 'end {found}\\0\\0'; exec {TAR_CREATE}"],
-            cwd=root,
-            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def readinto(self, buffer: memoryview) -> int:
-        assert self._process.stdout is not None
-        return os.readv(self._process.stdout.fileno(), [buffer])
-
-    def write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(data)
-
-    def close_stdin(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def finish(self) -> HelperExit:
-        self._process.wait()
-        return self._exit
-
-    def abort(self) -> None:
-        self._process.kill()
-
-    def close(self) -> None:
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait()
-
-    def __enter__(self) -> HostProcess:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 class Foreground:
@@ -159,11 +111,15 @@ def test_a_first_capture_and_an_unchanged_one(captures: Captures) -> None:
     assert b"c/d" * 1000 in content[b"c/d"]
     assert (first.files, first.bytes, first.encoding) == (5, 5000, "1.34, full")
     assert first.tree == captures.trees
+    assert first.aligned
     assert captures.events.counts == {"volume x": first.bytes_read}
 
     second = captures.run(captures.helper(), previous=first)
     assert (second.tree, second.files, second.bytes, second.bytes_read) == (first.tree, 5, 5000, 0)
+    assert second.aligned
     assert captures.trees == []
+    old = dataclasses.replace(first, aligned=False)
+    assert not captures.run(captures.helper(), previous=old).aligned, "a tree that was cut anywhere was taken over"
 
 
 def test_only_what_changed_is_read(captures: Captures) -> None:

@@ -15,6 +15,7 @@ import pytest
 from drkit.errors import PolicyError
 from drkit.policy import Policy, find_policies, load_policy, parse_policy
 from drkit.policy.load import MAX_BYTES
+from drkit.repository.format.compression import Compression
 
 VALID = """\
 version: 1
@@ -182,7 +183,7 @@ def test_all_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
         "6: repository.recipient_file: unknown key, did you mean recipients_file?; expected one of url, "
         "endpoint, region, addressing, profile, credentials_file, ca_bundle, storage_class, encryption, kms_key, "
         "upload_limit, lock, recipients_file, identity_file, identity_command, passphrase_file, passphrase_command, "
-        "meta_key_file",
+        "meta_key_file, compression",
         "8: repository.meta_key_file: names the same file as identity_file; expected a file of its own",
         "9: repository.region: means nothing for a directory; expected a url such as s3://bucket/prefix",
         "12: protect.volumes[0]: has both name and match; expected either name or match",
@@ -616,6 +617,19 @@ repository:
 {keys}
 protect: {{volumes: [{{name: data}}]}}
 """
+
+
+@pytest.mark.parametrize("word", list(Compression))
+def test_how_hard_data_is_compressed(tmp_path: Path, word: str) -> None:
+    assert load(VALID, tmp_path).repository.compression == "default"
+    text = VALID.replace("protect:", f"  compression: {word}\nprotect:")
+    assert load(text, tmp_path).repository.compression == word
+
+
+@pytest.mark.parametrize("word", ["zstd", "3", "FAST", "[fast]", "null", "true"])
+def test_what_is_no_word_for_compression(tmp_path: Path, word: str) -> None:
+    text = VALID.replace("protect:", f"  compression: {word}\nprotect:")
+    assert "repository.compression: " in problems(text, tmp_path)[0]
 
 
 def test_every_key_of_s3(tmp_path: Path) -> None:

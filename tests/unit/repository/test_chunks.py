@@ -14,7 +14,7 @@ from drkit.errors import AccessDenied, IntegrityError, ObjectNotFound
 from drkit.repository import pack_reader
 from drkit.repository.chunks import MAX_CHUNK_SIZE, ChunkSealer
 from drkit.repository.format.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters, cut_lengths
-from drkit.repository.format.compression import compress, decompress
+from drkit.repository.format.compression import Compression, compress, decompress
 from drkit.repository.format.digest import keyed_digest, keyed_hasher
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.objects import ObjectSealer
@@ -87,9 +87,17 @@ def test_digests_are_keyed_blake3() -> None:
     assert hasher.digest() == keyed_digest(key, bytearray(b"ab"))
 
 
+@pytest.mark.parametrize("compression", Compression)
 @pytest.mark.parametrize("data", [b"", b"a", bytes(MIB), random.Random(0).randbytes(MIB)])
-def test_what_is_compressed_comes_back(data: bytes) -> None:
-    assert decompress(compress(data), limit=len(data)) == data
+def test_what_is_compressed_comes_back(data: bytes, compression: Compression) -> None:
+    assert decompress(compress(data, compression), limit=len(data)) == data
+
+
+def test_harder_compression_makes_less_of_it(rng: random.Random) -> None:
+    words = [rng.randbytes(rng.randrange(2, 9)) for _ in range(3000)]
+    text = b" ".join(rng.choices(words, k=200_000))
+    fast, default, best = (len(compress(text, each)) for each in Compression)
+    assert fast > default > best
 
 
 def test_damaged_frames() -> None:

@@ -23,6 +23,7 @@ from drkit.errors import (
 )
 from drkit.repository.commit.marks import MARK_PREFIX, read_marks
 from drkit.repository.commit.session import SESSION_PREFIX
+from drkit.repository.format.compression import Compression
 from drkit.repository.format.packs import PACK_PREFIX, PACK_SIZE, pack_key
 from drkit.repository.format.snapshot import Snapshot, Target, format_time
 from drkit.repository.format.tree import EXTENT, Member, encode_member
@@ -416,6 +417,37 @@ def test_after_a_failed_upload_nothing_commits(made: Made, rng: random.Random) -
         with pytest.raises(IntegrityError, match="were not stored"):
             writer.commit(Snapshot("1", format_time(NOW), "h", "p", "ok", [target]))
     assert list(made.reopened().snapshots()) == []
+
+
+def test_chunks_stay_as_they_were_compressed(made: Made, rng: random.Random) -> None:
+    """Another choice counts for what is new: nothing is stored twice, or compressed again."""
+    words = [rng.randbytes(rng.randrange(2, 9)) for _ in range(3000)]
+    old, new = (b" ".join(rng.choices(words, k=50_000)) for _ in range(2))
+    stored = {}
+    for run, compression, parts in (("1", "fast", [old]), ("2", "best", [old, new]), ("3", "fast", [old, new])):
+        choice = Compression(compression)
+        with RunWriter(made.reopened(), run, made.recipients, host="h", compression=choice) as writer:
+            for part in parts:
+                writer.put_data(part)
+            writer.commit(Snapshot(run, format_time(NOW), "h", "p", "ok", [], compression=choice))
+            stored[run] = writer.bytes_stored
+    assert stored["2"] < 0.98 * stored["1"]
+    assert stored["3"] == 0
+    assert [record.compression for record in made.reopened().snapshots() if isinstance(record, Snapshot)] == [
+        "fast",
+        "best",
+        "fast",
+    ]
+
+
+def test_a_run_without_anything_new_leaves_its_record_alone(made: Made, rng: random.Random) -> None:
+    """Above all no data key: each one needs a wrap for every recipient, for as long as the repository lasts."""
+    content = random_content(rng)
+    made.write("1", v=content)
+    before = dict(made.storage.objects)
+    made.write("2", v=content)
+    assert made.storage.objects.keys() - before.keys() == {"snapshots/2"}
+    assert {key: made.storage.objects[key] for key in before} == before
 
 
 def test_only_the_run_itself_is_committed(made: Made) -> None:

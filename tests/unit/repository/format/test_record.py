@@ -41,6 +41,7 @@ def record(run_id: str = "20250309t010203z-00000000", **changes: Any) -> Snapsho
         lost=["words"],
         source={"Driver": "local", "Options": None, "Labels": {"a": "\u00e9"}},
         tree=["ab" * 32],
+        aligned=True,
     )
     fields: dict[str, Any] = {"host": "h", "policy": "p", "status": "ok", "targets": [target]} | changes
     return Snapshot(run_id, format_time(NOW), **fields)
@@ -137,6 +138,7 @@ def a_target(**changes: Any) -> bytes:
         changed(lambda fields: fields.update(policy=["shop"])),
         changed(lambda fields: fields.update(id="../../config")),
         changed(lambda fields: fields.update(drkit="\x9b31m")),
+        changed(lambda fields: fields.update(compression=3)),
         changed(lambda fields: fields.update(requires="none")),
         changed(lambda fields: fields.update(requires=[7])),
         changed(lambda fields: fields.update(retention=[])),
@@ -168,6 +170,7 @@ def a_target(**changes: Any) -> bytes:
         a_target(exclude={}),
         a_target(source=[]),
         a_target(trusted_xattrs="yes"),
+        a_target(aligned="yes"),
         a_target(tree=["  " + "ab" * 31]),
         a_target(tree={"0": "ab" * 32}),
         a_target(later={"deep": [{"tree": ["xy"]}]}),

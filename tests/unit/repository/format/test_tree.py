@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import msgpack
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drkit.errors import IntegrityError
-from drkit.repository.format.chunker import TREE_CHUNKS
+from drkit.repository.format.chunker import TREE_CHUNKS, cut_lengths
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.names import display_path, new_run_id
 from drkit.repository.format.snapshot import (
@@ -21,7 +21,7 @@ from drkit.repository.format.snapshot import (
     format_time,
     parse_time,
 )
-from drkit.repository.format.tree import EXTENT, Member, TreeWriter, decode_members, encode_member
+from drkit.repository.format.tree import EXTENT, LONGEST, Member, TreeWriter, decode_members, encode_member
 
 NOW = datetime(2025, 3, 9, 1, 2, 3, 456789, tzinfo=UTC)
 
@@ -53,25 +53,79 @@ def test_members_survive_any_division_into_chunks(tree: list[Member], data: st.D
     assert list(decode_members(chunks, source="volume v")) == tree
 
 
-def test_a_large_tree_is_cut_and_comes_back(rng: random.Random) -> None:
-    stored: dict[bytes, bytes] = {}
-    order: list[bytes] = []
+class Cut:
+    """A tree as TreeWriter stores it, and as it was cut before: wherever the content says."""
 
-    def put(data: bytes) -> bytes:
-        assert 0 < len(data) <= TREE_CHUNKS.maximum
-        name = keyed_digest(bytes(32), data)
-        stored[name] = data
-        order.append(name)
-        return name
+    def __init__(self, tree: list[Member]) -> None:
+        records = [encode_member(member) for member in tree]
+        self.chunks: list[bytes] = []
+        writer = TreeWriter(self._put)
+        for record in records:
+            writer.add(record)
+        self.early = len(self.chunks)
+        assert writer.finish() == [keyed_digest(bytes(32), chunk) for chunk in self.chunks]
+        self.aligned = writer.aligned
+        stream = b"".join(records)
+        assert b"".join(self.chunks) == stream
+        ends = accumulate(cut_lengths(memoryview(stream), TREE_CHUNKS, final=True), initial=0)
+        self.as_before = [stream[start:end] for start, end in pairwise(ends)]
 
-    tree = [example(b"%09d" % number, rng.randbytes(40)) for number in range(60_000)]
-    writer = TreeWriter(put)
-    for member in tree:
-        writer.add(encode_member(member))
-    assert len(order) > 3  # in bounded memory: chunks leave before the end
-    assert writer.finish() == order
-    assert list(decode_members((stored[name] for name in order), source="volume v")) == tree
-    assert TreeWriter(put).finish() == []
+    def _put(self, data: bytes) -> bytes:
+        self.chunks.append(data)
+        return keyed_digest(bytes(32), data)
+
+
+def tree_of(rng: random.Random, members: int) -> list[Member]:
+    return [example(b"%09d" % number, rng.randbytes(40)) for number in range(members)]
+
+
+def test_a_large_tree_is_cut_at_record_ends_and_comes_back(rng: random.Random) -> None:
+    tree = tree_of(rng, 60_000)
+    cut = Cut(tree)
+    assert cut.early > 3  # in bounded memory: chunks leave before the end
+    longest = max(len(encode_member(member)) for member in tree)
+    assert all(0 < len(chunk) < TREE_CHUNKS.maximum + longest for chunk in cut.chunks)
+    assert cut.aligned
+    assert [member for chunk in cut.chunks for member in decode_members([chunk], source="volume v")] == tree
+    assert Cut([]).chunks == []
+
+
+def test_what_a_change_of_a_tree_stores_again(rng: random.Random) -> None:
+    """Cutting at record ends must not store more: equal stretches of a changed tree stay equal chunks."""
+    tree = tree_of(rng, 40_000)
+    before = Cut(tree)
+    changes: dict[str, list[Member]] = {}
+    for number in range(5):
+        at = rng.randrange(len(tree))
+        changes[f"insert {number} at {at}"] = [*tree[:at], example(b"%09d.new" % at, rng.randbytes(40)), *tree[at:]]
+        changes[f"remove {number} at {at}"] = [*tree[:at], *tree[at + 1 :]]
+        changes[f"change {number} at {at}"] = [*tree[:at], example(tree[at].path, rng.randbytes(80)), *tree[at + 1 :]]
+        changes[f"remove 500 {number} at {at}"] = [*tree[:at], *tree[at + 500 :]]
+    new = old = 0
+    for what, changed in changes.items():
+        after = Cut(changed)
+        stored = len(set(after.chunks) - set(before.chunks))
+        assert stored <= 5, what
+        new += stored
+        old += len(set(after.as_before) - set(before.as_before))
+    assert new <= 1.25 * old
+
+
+def test_a_record_too_long_for_a_chunk_is_cut_inside(rng: random.Random) -> None:
+    """Files of more than about 100 GB have such records. The chunks after them start at records again."""
+    around = tree_of(rng, 10_000)
+    fits = example(b"%09d.fits" % 5000, rng.randbytes(EXTENT.size * 78_000))
+    cut = Cut([*around[:5000], fits, *around[5000:]])
+    assert cut.aligned
+    assert max(map(len, cut.chunks)) <= LONGEST
+    huge = example(b"%09d.huge" % 5000, rng.randbytes(EXTENT.size * 250_000))
+    tree = [*around[:5000], huge, *around[5000:]]
+    cut = Cut(tree)
+    assert not cut.aligned
+    assert max(map(len, cut.chunks)) <= LONGEST
+    assert list(decode_members(cut.chunks, source="volume v")) == tree
+    last = list(decode_members(cut.chunks[-1:], source="volume v"))
+    assert last == tree[-len(last) :]
 
 
 def test_a_tree_is_whole_or_an_error() -> None:

@@ -92,6 +92,8 @@ def test_all_snapshots_are_copied_newest_first_and_only_once(made: Made) -> None
     assert made.right(*RUNS)
     assert made.right(*RUNS, identity=made.other), "another recipient reads it too"
     assert check_repository(made.open(made.mirror)).ok
+    copies = [record for record in made.open(made.mirror).snapshots() if isinstance(record, Snapshot)]
+    assert all(target.aligned for copy in copies for target in copy.targets), "as in the originals"
     before = dict(made.mirror.objects)
     again = copy_all(made.open(), made.mirror)
     assert (again.copied, again.skipped, again.bytes) == ([], list(reversed(RUNS)), 0)
