@@ -142,7 +142,7 @@ class Repository:
         """Damage that was found while the index was read, and could be worked around."""
         self.newer: dict[str, list[str]] = {}
         """What objects that were read require, and this version does not know, by storage key."""
-        self._note_requirements(CONFIG, config.fields.get("requires", []))
+        self.note_requirements(CONFIG, config.fields.get("requires", []))
 
     @classmethod
     def open(cls, storage: Storage, identities: Sequence[Identity]) -> Repository:
@@ -239,10 +239,11 @@ class Repository:
         """Yield every snapshot record, oldest first; a damaged one as the error that names it."""
         for record in list_snapshots(self.storage, self.objects):
             if isinstance(record, Snapshot):
-                self._note_requirements(SNAPSHOT_PREFIX + record.id, record.requires)
+                self.note_requirements(SNAPSHOT_PREFIX + record.id, record.requires)
             yield record
 
-    def _note_requirements(self, key: str, requires: Sequence[str]) -> None:
+    def note_requirements(self, key: str, requires: Sequence[str]) -> None:
+        """Remember what an object that was read requires, for `refuse_newer`."""
         unknown = [name for name in requires if name not in KNOWN]
         if unknown:
             self.newer[key] = unknown

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import IntegrityError
+from drkit.repository.forgot import Owner, note_forgotten, read_forgotten
 from drkit.repository.format import packs as packs_module
 from drkit.repository.keys.identity import generate_identity
 from drkit.repository.mirror.mirror import create_mirror
@@ -158,6 +159,24 @@ def test_a_proof(made: Made) -> None:
         add_proof(made.open(dropping), "key", {}, now=NOW, host="host", version="0")
 
     noticed(act, made.storage, "proofs/")
+
+
+def test_a_note_of_what_was_forgotten(made: Made) -> None:
+    """It is stored once more; where the store drops every one, nothing is deleted."""
+    owner = Owner("aa" * 32, "web", "shop")
+    dropping = Dropping(made.storage, "forgot/")
+    note_forgotten(made.open(dropping), {owner: [1]})
+    assert dropping.dropped
+    assert read_forgotten(made.open(made.storage)).explains(owner, 1)
+
+    class Never(Dropping):
+        def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+            self.left = 1
+            super().put(key, data, locked=locked)
+
+    with pytest.raises(IntegrityError, match="acknowledged forgot/"):
+        note_forgotten(made.open(Never(made.storage, "forgot/")), {owner: [2]})
+    assert read_forgotten(made.open(made.storage)).explains(owner, 1)
 
 
 @pytest.mark.parametrize("prefix", ["keys/recipients/", "keys/", "packs/", "index/", "snapshots/", "sessions/"])
