@@ -16,6 +16,7 @@ from typing import Any
 
 from drkit.errors import DrkitError, reason
 from drkit.host.private_file import replace
+from drkit.host.state import HostState
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.sealing import KEY_SIZE, SigningKey, random_bytes
 from drkit.repository.format.snapshot import Previous
@@ -43,10 +44,10 @@ class SeriesState:
 
 
 class Installation:
-    """The files below `directory`: one with the key, one for each series. All are private, and written whole."""
+    """The files in the state directory: one with the key, one for each series. All are private, and written whole."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, state: HostState) -> None:
+        self.directory = state.directory / "installation"
 
     # --- the key
 

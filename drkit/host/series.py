@@ -15,6 +15,7 @@ from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
 from drkit.events import LOGGED, Events
 from drkit.host.installation import Installation, SeriesState
 from drkit.host.throwaway import is_throwaway
+from drkit.repository.absence import Expected
 from drkit.repository.commit.records import get_snapshot
 from drkit.repository.format.fields import MAX_NUMBER
 from drkit.repository.format.record import encode_snapshot
@@ -174,6 +175,24 @@ class Series:
         for fork in forks(self._seen):
             if fork.marked not in (state.origin, *state.adopted):  # else the record of this run settles or repeats it
                 self._events.warn(f"host {fork.host}, policy {fork.policy}: {fork.why}", hint=SETTLE)
+
+
+def newest_records(installation: Installation, repository: Repository) -> list[Expected]:
+    """Return the newest record of each series that this installation committed to this very repository.
+
+    Whoever looks for them reads this before the snapshots are listed. Raises DrkitError for a damaged file.
+    """
+    return [
+        Expected(
+            state.host,
+            state.policy,
+            (state.origin, *state.adopted),
+            state.newest,
+            "this host remembers it as the newest that it stored",
+        )
+        for state in installation.remembered(repository)
+        if state.newest is not None
+    ]
 
 
 def begin_again(state: SeriesState, copied: str) -> None:

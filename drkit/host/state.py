@@ -8,7 +8,6 @@ from pathlib import Path
 
 from drkit.events import LOGGED, Events
 from drkit.host.container_locks import ContainerLocks
-from drkit.host.installation import Installation
 from drkit.host.restore_journal import RestoreJournal
 from drkit.host.secret import HostSecret
 from drkit.host.seen import SeenRepositories
@@ -20,11 +19,14 @@ def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class HostState:
-    """What this host keeps, each in a place of its own. Nothing is read or written before it is used."""
+    """What this host keeps, each in a place of its own. Nothing is read or written before it is used.
+
+    The rest is in `Installation`, which needs more to be loaded.
+    """
 
     def __init__(self, directory: Path, events: Events = LOGGED) -> None:
+        self.directory = directory
         self.seen = SeenRepositories(directory / "repositories", events)
         self.restores = RestoreJournal(directory / "restores")
         self.containers = ContainerLocks(directory / "containers")
         self.documents = HostSecret(directory / "documents.key", events)
-        self.installation = Installation(directory / "installation")

@@ -14,12 +14,15 @@ from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.engine.helper.image import HelperImage, helper_archive
 from drkit.errors import CaptureFailed, DrkitError, RepositoryError
+from drkit.host.installation import Installation
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
 from drkit.operations.policy import POLICY_DOCUMENT
+from drkit.operations.remembered import remembered
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.documents import write_documents
 from drkit.pipeline.stream import iterator_readinto
+from drkit.repository.absence import missing_in
 from drkit.repository.format.compression import Compression
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.kinds import Kind, Status
@@ -55,14 +58,20 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     for difference in recipient_differences(repository, recipients):
         events.warn(difference, hint="Run drkit key rewrap where the identity is.")
     repository.storage.keep_reserve()
+    known = remembered(context, repository)
     snapshots, damaged = readable_snapshots(repository)
     repository.refuse_newer()
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
-    seen.warn_if_set_back(found, listed)
+    lost = [each for each in missing_in(repository, snapshots, known) if each.record.id not in listed]
+    for each in lost:
+        events.warn(
+            f"{each.key} is {each.problem}", hint="Find out who removed it, or whether the repository was set back."
+        )
+    seen.warn_if_set_back(found, [*listed, *(each.record.id for each in lost)])
     compression = Compression(policy.repository.compression)
     salt = context.state.documents.salt(repository.id)
-    series = Series(context.state.installation, repository, host, policy.name, events=events)
+    series = Series(Installation(context.state), repository, host, policy.name, events=events)
     before = series.prepare(snapshots)
     record = Snapshot(
         ready.run_id,

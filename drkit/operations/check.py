@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from drkit.operations.context import Context
+from drkit.operations.remembered import remembered
 from drkit.repository.check import Report, check_packs, check_repository
 
 
@@ -14,6 +15,10 @@ def check(context: Context, *, packs: bool = False) -> Report:
     `packs`: read every pack too and compare it with the hash it is named after.
     """
     repository = context.uncached_repository
-    report = check_packs(repository, context.events) if packs else check_repository(repository)
+    known = remembered(context, repository)
+    if packs:
+        report = check_packs(repository, context.events, known)
+    else:
+        report = check_repository(repository, remembered=known)
     context.warn_of_newer()
     return replace(report, warnings=context.warnings)

@@ -11,7 +11,9 @@ from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, IntegrityError, PartialFailure, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.operations.context import Context
+from drkit.repository.absence import missing, named_before
 from drkit.repository.commit.marks import require_marks
+from drkit.repository.forgot import Forgotten, Owner, note_forgotten, note_present, numbers_of
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.mirror.mirror import open_mirror
@@ -93,7 +95,8 @@ def copy_into(
     """
     require_marks(mirror.storage, mirror.objects)
     snapshots, damaged = readable_snapshots(source)
-    there = {_identity(snapshot) for snapshot in readable_snapshots(mirror)[0]}
+    mirrored = readable_snapshots(mirror)[0]
+    there = {_identity(snapshot) for snapshot in mirrored}
     source.refuse_newer()
     mirror.refuse_newer()
     done = CopyResult(mirror.storage.url)
@@ -114,6 +117,8 @@ def copy_into(
             done.failed.append(NotCopied(snapshot.id, error.message))
         else:
             planned.append(snapshot)
+    _note_gaps(mirror, planned, mirrored)
+    arrived: list[Snapshot] = []
     for snapshot in planned:
         if _identity(snapshot) in there:  # another copy of it was copied just now
             done.skipped.append(snapshot.id)
@@ -125,11 +130,24 @@ def copy_into(
             done.failed.append(NotCopied(snapshot.id, error.message))
         else:
             there.add(_identity(snapshot))
+            arrived.append(snapshot)
             done.copied.append(CopiedSnapshot(snapshot.id, record.id, transfer.bytes_sent - before))
+    note_present(mirror, numbers_of(arrived))
     for damage in transfer.damage.values():
         events.warn(f"mirror: {damage.message}", hint=damage.hint)
     done.bytes = transfer.bytes_sent
     return done
+
+
+def _note_gaps(mirror: Repository, planned: Sequence[Snapshot], there: Sequence[Snapshot]) -> None:
+    """Note in the mirror what the copies name as the ones before them and it does not hold, before they are there.
+
+    Such a record was forgotten in the source, could not be copied, or is yet to come: then the note is taken back.
+    """
+    numbers: dict[Owner, list[int]] = {}
+    for gap in missing(there, Forgotten(), named_before(planned)):
+        numbers.setdefault(gap.owners[0], []).append(gap.record.sequence)
+    note_forgotten(mirror, numbers)
 
 
 def _identity(snapshot: Snapshot) -> tuple[str, str]:

@@ -11,12 +11,16 @@ from pathlib import Path
 from drkit.access.access import Access
 from drkit.access.identities import key_file_problem
 from drkit.access.opening import open_access, read_recipients
+from drkit.catalog.find import readable_snapshots
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
-from drkit.errors import DrkitError, StorageUnavailable, counted, reason
+from drkit.errors import DrkitError, IntegrityError, StorageUnavailable, counted, reason
 from drkit.events import Warned
 from drkit.operations.context import Context
+from drkit.operations.remembered import remembered
+from drkit.repository.absence import missing_in
+from drkit.repository.format.snapshot import outline
 from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
 
@@ -175,9 +179,16 @@ def _clock(storage: Storage, now: datetime) -> Iterator[Finding]:
 
 def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding]:
     repository = context.repository
-    snapshots = sum(1 for _ in repository.storage.list("snapshots/"))
+    known = remembered(context, repository)
+    snapshots, damaged = readable_snapshots(repository)
     mode = "one writer at a time" if repository.single_writer else "many writers"
-    yield _ok("repository", f"{repository.id.hex()} opens: {counted(snapshots, 'snapshot')}, {mode}")
+    count = counted(len(snapshots) + len(damaged), "snapshot")
+    yield _ok("repository", f"{repository.id.hex()} opens: {count}, {mode}")
+    for error in damaged:
+        yield _failed("repository", error)
+    for each in missing_in(repository, [outline(snapshot) for snapshot in snapshots], known):
+        if each.key not in {error.object_name for error in damaged}:
+            yield _failed("repository", IntegrityError(f"{each.key} is {each.problem}", hint="Run drkit check."))
     if repository.damage:
         raise repository.damage[0]
     unsafe = found[0].unsafe if found else None

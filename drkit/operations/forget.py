@@ -9,6 +9,9 @@ from drkit.catalog.find import by_id, readable_snapshots
 from drkit.errors import DrkitError, RetentionRefused, StorageFull
 from drkit.events import Warned
 from drkit.operations.context import Context, found_at
+from drkit.operations.remembered import remembered
+from drkit.repository.absence import Expected, missing_in
+from drkit.repository.forgot import note_forgotten, numbers_of
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.lines import lines_of
@@ -26,26 +29,52 @@ class ForgetResult:
 def forget(context: Context, references: Sequence[str], *, yes_really: bool = False) -> ForgetResult:
     """Remove these records, and note on this host that it was on purpose. Raises what `forget_snapshots` raises."""
     repository = context.repository
-    done = forget_snapshots(repository, references, yes_really=yes_really)
+    done = forget_snapshots(repository, references, yes_really=yes_really, known=remembered(context, repository))
     context.state.seen.note_removed(found_at(context.access, repository), done.snapshots)
     done.warnings = context.warnings
     return done
 
 
-def forget_snapshots(repository: Repository, references: Sequence[str], *, yes_really: bool = False) -> ForgetResult:
+def forget_snapshots(
+    repository: Repository, references: Sequence[str], *, yes_really: bool = False, known: Sequence[Expected] = ()
+) -> ForgetResult:
     """Remove these records, or none if one of them must stay. Their data stays until the next prune.
 
-    Raises RetentionRefused, unless `yes_really`, for a snapshot that is the newest to hold some target as `ok`, and for
-    a damaged record, whose content is unknown.
+    A note in the repository says first that it was on purpose; also of a record that is gone already and that another
+    record names, or that is `known`, by its whole id. Raises RetentionRefused, unless `yes_really`, for such a record,
+    for a snapshot that is the newest to hold some target as `ok`, and for a damaged record, whose content is unknown.
     """
     snapshots, damaged = readable_snapshots(repository)
     repository.refuse_newer()
     broken = {error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged}
-    chosen = list(dict.fromkeys(name if name in broken else by_id(snapshots, name, damaged).id for name in references))
+    lost = {each.record.id: each for each in missing_in(repository, snapshots, known)}
+    gone = lost.keys() - broken
+    chosen = list(
+        dict.fromkeys(
+            name if name in broken or name in gone else by_id(snapshots, name, damaged).id for name in references
+        )
+    )
     if not yes_really:
+        for run_id in chosen:
+            if run_id in gone:
+                raise RetentionRefused(
+                    f"snapshot {run_id} is gone already, and no note says why: {lost[run_id].known_by}",
+                    hint="Find out why. If it was right, add --yes-really: then nobody looks for it any more.",
+                )
         _refuse(snapshots, chosen, broken)
-    done = ForgetResult(left=len(snapshots) + len(damaged))
+    numbers = numbers_of(snapshot for snapshot in snapshots if snapshot.id in chosen)
     for run_id in chosen:
+        if run_id in lost:
+            numbers.setdefault(lost[run_id].owners[0], []).append(lost[run_id].record.sequence)
+    try:
+        note_forgotten(repository, numbers)
+    except StorageFull:
+        with repository.storage.released_reserve():
+            note_forgotten(repository, numbers)
+    done = ForgetResult([run_id for run_id in chosen if run_id in gone], len(snapshots) + len(damaged))
+    for run_id in chosen:
+        if run_id in gone:
+            continue
         try:
             repository.storage.delete(SNAPSHOT_PREFIX + run_id)
         except StorageFull:

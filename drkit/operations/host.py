@@ -9,6 +9,7 @@ from pathlib import Path
 from drkit.catalog.find import readable_snapshots
 from drkit.errors import DrkitError, UsageError
 from drkit.events import Warned
+from drkit.host.installation import Installation
 from drkit.operations.context import Context
 from drkit.repository.lines import Fork, Line, forks, lines_of, short
 
@@ -42,7 +43,7 @@ def show(context: Context) -> HostShown:
     """Tell this installation's origin, and the lines and unsettled forks of the whole repository."""
     snapshots, _ = readable_snapshots(context.repository)
     context.warn_of_newer()
-    installation = context.state.installation
+    installation = Installation(context.state)
     return HostShown(
         installation.origin, installation.directory, lines_of(snapshots), forks(snapshots), context.warnings
     )
@@ -56,7 +57,7 @@ def adopt(context: Context, origin: str | None = None) -> HostDecided:
     """
     host, policy = context.host, context.required_policy.name
     snapshots, _ = readable_snapshots(context.repository)
-    installation = context.state.installation
+    installation = Installation(context.state)
     with installation.held(context.repository, host, policy):
         state = installation.series(context.repository, host, policy)
         own = installation.origin
@@ -79,7 +80,7 @@ def fork(context: Context) -> HostDecided:
     """
     host, policy = context.host, context.required_policy.name
     snapshots, _ = readable_snapshots(context.repository)
-    installation = context.state.installation
+    installation = Installation(context.state)
     with installation.held(context.repository, host, policy):
         state = installation.series(context.repository, host, policy)
         own = installation.origin or installation.new_key("").public.hex()

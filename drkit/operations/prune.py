@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,9 +11,12 @@ from drkit.catalog.find import readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.errors import DrkitError, RetentionRefused, StorageFull, counted
 from drkit.events import LOGGED, Events, Warned
+from drkit.host.installation import Installation
 from drkit.host.series import SETTLE
 from drkit.operations.context import Context, found_at
+from drkit.operations.remembered import remembered
 from drkit.policy import Policy
+from drkit.repository.absence import Expected, missing_in
 from drkit.repository.format.names import new_run_id
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import Snapshot
@@ -57,13 +61,14 @@ def prune(
     raises.
     """
     repository = context.repository
-    ours = context.state.installation.origin if host is None else None
+    ours = Installation(context.state).origin if host is None else None
     pruned = prune_repository(
         repository,
         context.policy,
         host or context.host,
         options,
         origin=ours,
+        known=remembered(context, repository),
         now=context.now,
         dry_run=dry_run,
         events=context.events,
@@ -92,6 +97,7 @@ def prune_repository(
     options: Options,
     *,
     origin: str | None = None,
+    known: Sequence[Expected] = (),
     now: datetime,
     dry_run: bool = False,
     clock: Clock | None = None,
@@ -101,10 +107,12 @@ def prune_repository(
 
     Where `origin` is given, those that another installation signed stay too. Without a policy, or one without
     retention, nothing is forgotten. Raises RetentionRefused for a fork of this host and policy that nobody has settled:
-    then nobody can say whose snapshots follow each other. A full disk is pruned without moving anything,
-    with the space reserved for that. Raises what Prune.run raises; no remaining snapshot has lost anything then.
+    then nobody can say whose snapshots follow each other. It raises this also for a record that is gone without a note,
+    one that another record names or that is `known`: what it needs could go with it. A full disk is pruned without
+    moving anything, with the space reserved for that. Raises what Prune.run raises; no remaining snapshot has lost
+    anything then.
     """
-    chosen = _Choice(policy, host, origin, now, events)
+    chosen = _Choice(repository, policy, host, origin, known, now, events)
     if dry_run:
         planned = plan_prune(repository, chosen, options.max_repack)
         return PruneResult(chosen.plan, chosen.others, planned)
@@ -132,13 +140,28 @@ def prune_repository(
 class _Choice:
     """Decides for a prune which snapshots to forget; keeps the plan, with its reasons, for the result."""
 
-    def __init__(self, policy: Policy | None, host: str, origin: str | None, now: datetime, events: Events) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        policy: Policy | None,
+        host: str,
+        origin: str | None,
+        known: Sequence[Expected],
+        now: datetime,
+        events: Events,
+    ) -> None:
+        self._repository, self._known = repository, known
         self._policy, self._host, self._origin, self._now = policy, host, origin, now
         self._events = events
         self.plan = retention.Plan()
         self.others = 0
 
     def __call__(self, snapshots: list[Snapshot]) -> frozenset[str]:
+        for each in missing_in(self._repository, snapshots, self._known):
+            raise RetentionRefused(
+                f"{each.key} is {each.problem}",
+                hint="Find out who removed it, or whether the repository was set back. A copy may be in the mirror.",
+            )
         if self._policy is None or self._policy.retention is None:
             self.plan = retention.Plan(
                 keep=[retention.Decision(each.id, ["no retention is set"]) for each in snapshots]

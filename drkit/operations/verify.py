@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from drkit.catalog.find import find_snapshot
 from drkit.errors import IntegrityError
 from drkit.events import LOGGED, Events
 from drkit.operations.context import Context
+from drkit.operations.remembered import remembered
 from drkit.pipeline.verify import MemberVerifier
+from drkit.repository.absence import Expected
 from drkit.repository.check import Report, check_repository
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.snapshot import Snapshot
@@ -28,18 +30,24 @@ def verify(
 ) -> Report:
     """Read back one snapshot, all of them, or `percent` of the packs, chosen by `seed`, or by chance without one."""
     repository = context.uncached_repository
+    known = remembered(context, repository)
     if percent is not None:
         seed = seed or secrets.token_hex(4)
         context.events.note(f"reading about {percent:g}% of the packs, seed {seed}")
-        report = verify_subset(repository, percent, seed, context.events)
+        report = verify_subset(repository, percent, seed, context.events, known)
     else:
         chosen = [find_snapshot(repository, reference)] if reference else None
-        report = verify_repository(repository, chosen, context.events)
+        report = verify_repository(repository, chosen, context.events, known)
     context.warn_of_newer()
     return replace(report, seed=seed, warnings=context.warnings)
 
 
-def verify_repository(repository: Repository, snapshots: Iterable[Snapshot] | None, events: Events = LOGGED) -> Report:
+def verify_repository(
+    repository: Repository,
+    snapshots: Iterable[Snapshot] | None,
+    events: Events = LOGGED,
+    known: Sequence[Expected] = (),
+) -> Report:
     """Compare every member of the snapshots with its recorded digest, and check the structure. Needs the identity.
 
     `None` stands for all snapshots: then every pack is read whole too, and compared with the hash that it is named
@@ -47,12 +55,13 @@ def verify_repository(repository: Repository, snapshots: Iterable[Snapshot] | No
     """
     require_identity(repository, "verifying data")
     if snapshots is not None:
-        return _with_structure(repository, _verify_members(repository, snapshots, ChunkReader(repository), events))
+        members = _verify_members(repository, snapshots, ChunkReader(repository), events)
+        return _with_structure(repository, members, known)
     packs = PackCache(repository.storage, repository.objects)
     records = (record for record in repository.snapshots() if isinstance(record, Snapshot))
     members = _verify_members(repository, records, ChunkReader(repository, packs.get), events)
     packs.read_rest(stored_packs(repository.storage), events)
-    return _with_structure(repository, members, packs.read)
+    return _with_structure(repository, members, known, packs.read)
 
 
 def _verify_members(
@@ -65,14 +74,18 @@ def _verify_members(
     return verifier.report
 
 
-def _with_structure(repository: Repository, members: Report, read: PacksRead | None = None) -> Report:
+def _with_structure(
+    repository: Repository, members: Report, known: Sequence[Expected], read: PacksRead | None = None
+) -> Report:
     """Check the structure, and add what is wrong with members."""
-    report = check_repository(repository, read)
+    report = check_repository(repository, read, known)
     report.include(members)
     return report
 
 
-def verify_subset(repository: Repository, percent: float, seed: str, events: Events = LOGGED) -> Report:
+def verify_subset(
+    repository: Repository, percent: float, seed: str, events: Events = LOGGED, known: Sequence[Expected] = ()
+) -> Report:
     """Check the structure; of the packs, read about `percent` whole, open every chunk in them and compare its name.
 
     The same seed chooses the same packs. Needs the identity.
@@ -82,7 +95,7 @@ def verify_subset(repository: Repository, percent: float, seed: str, events: Eve
     for pack in read_packs(repository.storage, repository.objects, chosen):
         read.add(pack if pack.damage else pack._replace(damage=_damaged_chunk(repository, pack)))
         events.progress("verify", len(pack.body))
-    return check_repository(repository, read)
+    return check_repository(repository, read, known)
 
 
 def _in_subset(pack_id: bytes, percent: float, seed: str) -> bool:

@@ -5,17 +5,27 @@ verify reports `Damage` too: which object is wrong, how, and what that hits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, counted
 from drkit.events import LOGGED, Events, Warned
+from drkit.repository.absence import Expected, missing
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.commit.session import get_session
+from drkit.repository.forgot import read_forgotten
 from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED, WRAP
 from drkit.repository.format.names import LOCKED_PREFIXES, check_content_name, display_path
 from drkit.repository.format.packs import encode_entries, pack_id_of, pack_key
-from drkit.repository.format.snapshot import Snapshot, Target, stored_trees, tree_chunk_ids
+from drkit.repository.format.snapshot import (
+    SNAPSHOT_PREFIX,
+    Snapshot,
+    Target,
+    outline,
+    stored_trees,
+    tree_chunk_ids,
+)
 from drkit.repository.format.tree import EXTENT, Member
 from drkit.repository.holders.custody import holds_right_key
 from drkit.repository.index import ATTEMPTS, Index, PackedListing, index_keys, read_index
@@ -122,7 +132,9 @@ class _Structure:
         return f"chunk {chunk_id.hex()}", "in no index"
 
 
-def check_repository(repository: Repository, read: PacksRead | None = None) -> Report:
+def check_repository(
+    repository: Repository, read: PacksRead | None = None, remembered: Sequence[Expected] = ()
+) -> Report:
     """Check keys, index, packs' presence and directories, trees, snapshot records, sessions and marks. Changes nothing.
 
     `read` tells of packs that were read whole before: they are not read again, and the snapshots and files that the
@@ -131,23 +143,23 @@ def check_repository(repository: Repository, read: PacksRead | None = None) -> R
     """
     for _ in range(ATTEMPTS):
         before = index_keys(repository.storage)
-        report = _check_once(repository, read or PacksRead())
+        report = _check_once(repository, read or PacksRead(), remembered)
         if report.ok or index_keys(repository.storage) == before:
             break
         repository.reload_index()
     return report
 
 
-def check_packs(repository: Repository, events: Events = LOGGED) -> Report:
+def check_packs(repository: Repository, events: Events = LOGGED, remembered: Sequence[Expected] = ()) -> Report:
     """Check the structure, and compare every pack with the hash that it is named after. Needs no identity."""
     read = PacksRead()
     for pack in read_packs(repository.storage, repository.objects, stored_packs(repository.storage)):
         read.add(pack)
         events.progress("check", len(pack.body))
-    return check_repository(repository, read)
+    return check_repository(repository, read, remembered)
 
 
-def _check_once(repository: Repository, read: PacksRead) -> Report:
+def _check_once(repository: Repository, read: PacksRead, remembered: Sequence[Expected]) -> Report:
     report = Report(objects=1, bytes=read.bytes)  # config was authenticated when the repository was opened
     for error in read.damaged:
         report.found(error.object_name, error.message)
@@ -158,6 +170,7 @@ def _check_once(repository: Repository, read: PacksRead) -> Report:
         report.objects += 1
         if isinstance(proof, IntegrityError):
             report.found(proof.object_name, proof.message)
+    records: list[Snapshot] = []
     with ChunkReader(repository) as reader:
         for record in repository.snapshots():
             report.objects += 1
@@ -166,9 +179,24 @@ def _check_once(repository: Repository, read: PacksRead) -> Report:
                 continue
             for target in stored_trees(record):
                 _check_target(report, reader, structure, record, target)
+            records.append(outline(record))
+    _check_absence(repository, report, records, remembered)
     _check_unfinished(repository, report)
     _check_shadowed(repository, report)
     return report
+
+
+def _check_absence(
+    repository: Repository, report: Report, records: Sequence[Snapshot], remembered: Sequence[Expected]
+) -> None:
+    """Find records that are gone although no note says why. The notes are read after the records: they come first."""
+    notes = read_forgotten(repository)
+    for error in notes.damaged:
+        report.found(error.object_name, error.message)
+    damaged = {name for name in report.findings if name.startswith(SNAPSHOT_PREFIX)}
+    for each in missing(records, notes, remembered):
+        if each.key not in damaged:
+            report.found(each.key, each.problem)
 
 
 def describe_file(target: Target, member: Member) -> str:

@@ -28,6 +28,7 @@ from drkit.repository.format.packs import (
 )
 from drkit.repository.format.sealing import OVERHEAD
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 INDEX_PREFIX = "index/"
 MAX_ENTRIES = 100_000
@@ -127,10 +128,10 @@ def decode_packs(payload: bytes, *, source: str) -> Iterator[PackedListing]:
 
 
 def put_index(storage: Storage, sealer: ObjectSealer, packs: Iterable[PackedListing]) -> None:
-    """Store index objects that list these packs; none where there are no packs."""
+    """Store index objects that list these packs, and see that they are there; none where there are no packs."""
     for payload in encode_packs(packs):
         body = sealer.seal("index", b"", payload)
-        storage.put(INDEX_PREFIX + content_name(body), body)
+        put_seen(storage, INDEX_PREFIX + content_name(body), body)
 
 
 class IndexBatch:

@@ -23,6 +23,7 @@ from drkit.repository.format.names import content_name
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import format_time, parse_time
 from drkit.repository.repository import Repository
+from drkit.storage.seen import put_seen
 
 PROOF_PREFIX = "proofs/"
 _DIGITS = 10
@@ -61,7 +62,7 @@ def add_proof(
         key = _key(number)
         body = repository.objects.seal("proof", _name(number), json.dumps(fields).encode())
         try:
-            repository.storage.put(key, body)
+            put_seen(repository.storage, key, body)
         except ObjectExists:
             if not _holds(repository, key, body):  # equal bytes are our own: only the answer was lost
                 continue

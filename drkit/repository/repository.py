@@ -27,6 +27,7 @@ from drkit.repository.keys.identity import Identity
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import KeyRing, MetaKeys
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 FORMAT = "drkit repository"
 VERSION = 1
@@ -98,7 +99,7 @@ def put_config(storage: Storage, meta: MetaKeys, fields: dict[str, Any]) -> None
     mac = keyed_digest(meta.config, Config(b"", fields, b"").canonical())
     body = json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n"
     limits.require_within(limits.CONFIG, len(body), CONFIG)
-    storage.put(CONFIG, body)
+    put_seen(storage, CONFIG, body)
 
 
 def require_no_repository(storage: Storage) -> None:
@@ -152,7 +153,7 @@ class Repository:
         """Damage that was found while index and chunks were read, and could be worked around. Each is there once."""
         self.newer: dict[str, list[str]] = {}
         """What objects that were read require, and this version does not know, by storage key."""
-        self._note_requirements(CONFIG, config.fields.get("requires", []))
+        self.note_requirements(CONFIG, config.fields.get("requires", []))
 
     @classmethod
     def open(cls, storage: Storage, identities: Sequence[Identity]) -> Repository:
@@ -318,10 +319,11 @@ class Repository:
         """Yield every snapshot record, oldest first; a damaged one as the error that names it."""
         for record in list_snapshots(self.storage, self.objects):
             if isinstance(record, Snapshot):
-                self._note_requirements(SNAPSHOT_PREFIX + record.id, record.requires)
+                self.note_requirements(SNAPSHOT_PREFIX + record.id, record.requires)
             yield record
 
-    def _note_requirements(self, key: str, requires: Sequence[str]) -> None:
+    def note_requirements(self, key: str, requires: Sequence[str]) -> None:
+        """Remember what an object that was read requires, for `refuse_newer`."""
         unknown = [name for name in requires if name not in KNOWN]
         if unknown:
             self.newer[key] = unknown

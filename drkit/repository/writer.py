@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import mmap
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -95,7 +96,8 @@ class RunWriter:
             Step.CLOSE_SESSION: self._close_session,
         }
         try:
-            perform(self._actions, OPENING)
+            with self._telling_a_fence():
+                perform(self._actions, OPENING)
         except BaseException as error:
             self._session.abandon(error)
             raise
@@ -184,10 +186,10 @@ class RunWriter:
         self._store_index()
 
     def commit(self, snapshot: Snapshot, payload: bytes | None = None) -> None:
-        """Make everything durable, then create the snapshot record. On return the snapshot exists.
+        """Make everything durable, then create the snapshot record. On return the snapshot exists, and was seen.
 
         `payload` is the record as it is to be stored, such as a signed one. Raises RepositoryLocked when a prune has
-        fenced this run, IntegrityError when a referenced pack is not there.
+        fenced this run, IntegrityError when a referenced pack, or anything else that this run stored, is not there.
         """
         if snapshot.id != self.run_id:
             raise ValueError(f"run {self.run_id} cannot commit the record of run {snapshot.id}")
@@ -218,25 +220,35 @@ class RunWriter:
             raise IntegrityError(f"{len(self._new)} chunks of this run were not stored", hint=f"Run {self._again}.")
 
     def _store_index(self) -> None:
-        self._unindexed.store()
+        with self._telling_a_fence():
+            self._unindexed.store()
 
     def _list_packs(self) -> None:
         """Raise IntegrityError unless one listing shows every referenced pack at its full size."""
         stored = stored_packs(self._storage)
         missing = [pack_id for pack_id in self._used if stored.get(pack_id) != self._index.pack_sizes[pack_id]]
         if missing:
-            if is_taken(self._storage, self.run_id):
-                raise self._fenced()
             key = pack_key(missing[0])
-            raise IntegrityError(
-                f"{len(missing)} packs that this run refers to are missing or cut short, {key} among them",
-                hint=f"Run drkit check, then {self._again}.",
-                object_name=key,
-            )
+            with self._telling_a_fence():
+                raise IntegrityError(
+                    f"{len(missing)} packs that this run refers to are missing or cut short, {key} among them",
+                    hint=f"Run drkit check, then {self._again}.",
+                    object_name=key,
+                )
 
     def _create_record(self) -> None:
         if not commit_run(self._storage, self._repository.objects, self.run_id, self._record):
             raise self._fenced()
+
+    @contextmanager
+    def _telling_a_fence(self) -> Iterator[None]:
+        """Explain what is missing, if it is, by a prune that fenced this run and deletes what it stored."""
+        try:
+            yield
+        except IntegrityError as error:
+            if is_taken(self._storage, self.run_id):
+                raise self._fenced() from error
+            raise
 
     def _fenced(self) -> RepositoryLocked:
         silent = f" (its last heartbeat failed: {self._session.problem})" if self._session.problem else ""
@@ -256,7 +268,8 @@ class RunWriter:
             repository, holders = self._repository, [Holder(recipient) for recipient in self._recipients]
             key = new_key()
             key_id = repository.meta.data_key_id(key)
-            put_key(self._storage, repository.objects, data_key_prefix(key_id), repository.id, key, holders)
+            with self._telling_a_fence():
+                put_key(self._storage, repository.objects, data_key_prefix(key_id), repository.id, key, holders)
             self._repository.keys.add(key_id, key)
             self._data_key_id = key_id
         return self._data_key_id

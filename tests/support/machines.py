@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import tarfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,8 +25,16 @@ from drkit.repository.format.names import new_run_id
 from drkit.repository.format.snapshot import Snapshot, Target, format_time
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
-from drkit.storage import open_storage
+from drkit.storage import Storage, open_storage
 from tests.support.repositories import NOW, create, put_content
+
+
+def member(name: str, data: bytes = b"") -> bytes:
+    """The raw bytes of a file or directory; whole blocks."""
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.REGTYPE if data else tarfile.DIRTYPE
+    info.size = len(data)
+    return info.tobuf() + data
 
 
 class Site:
@@ -34,14 +43,18 @@ class Site:
     def __init__(self, directory: Path, rng: random.Random) -> None:
         self.directory, self.rng = directory, rng
         self.place = directory / "repository"
-        self.storage = open_storage(str(self.place), create=True)
-        _, self.identity = create(self.storage)
+        _, self.identity = create(open_storage(str(self.place), create=True))
         (directory / "recipients.txt").write_text(self.identity.recipient + "\n")
         (directory / "identity.txt").touch(mode=0o600)
         (directory / "identity.txt").write_text(self.identity.secret_text() + "\n")
 
+    @property
+    def storage(self) -> Storage:
+        """What is at the place now."""
+        return open_storage(str(self.place))
+
     def open(self) -> Repository:
-        return Repository.open(open_storage(str(self.place)), [self.identity])
+        return Repository.open(self.storage, [self.identity])
 
     def snapshots(self) -> list[Snapshot]:
         return [each for each in self.open().snapshots() if not isinstance(each, IntegrityError)]
@@ -87,7 +100,7 @@ class Machine:
 
     @property
     def installation(self) -> Installation:
-        return HostState(self.state).installation
+        return Installation(HostState(self.state))
 
     @property
     def origin(self) -> str:
@@ -120,8 +133,8 @@ class Machine:
         target = Target("volume", "data")
         record = Snapshot(new_run_id(when, os.urandom(4)), format_time(when), self.host, policy, Status.OK, [target])
         with RunWriter(repository, record.id, [self.site.identity.recipient], host=self.host) as writer:
-            rng = self.site.rng
-            put_content(repository, writer, target, {b"": rng.randbytes(512), b"a": rng.randbytes(3000)})
+            data = self.site.rng.randbytes(6 * 512)
+            put_content(repository, writer, target, {b"": member("./"), b"a": member("./a", data)})
             before_commit()
             series.commit(writer, record)
         return record

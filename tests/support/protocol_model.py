@@ -7,7 +7,11 @@ nothing may depend on it.
 
 A chunk is a letter. A pack is its contents and its salt; contents are pairs of chunk and key. An index object is a set
 of packs under a name. The invariant, in every state: each chunk of each committed snapshot is in a pack that is there,
-that an index object lists, and whose key is there.
+that an index object lists, and whose key is there; and each record that was acknowledged is there, or a note says that
+it was removed on purpose.
+
+With `drops` the store acknowledges one put, whichever it likes, and keeps nothing. Whoever stored it looks for it, and
+gives up; packs are looked for together, before the commit.
 """
 
 from __future__ import annotations
@@ -34,6 +38,9 @@ class World(NamedTuple):
     sessions: frozenset[str] = frozenset()
     records: frozenset[tuple[str, Any]] = frozenset()
     keys: frozenset[str] = frozenset()
+    acknowledged: frozenset[str] = frozenset()
+    notes: frozenset[str] = frozenset()
+    dropped: bool = False
 
     def record(self, run: str) -> Any:
         return next((value for name, value in self.records if name == run), None)
@@ -45,6 +52,8 @@ class World(NamedTuple):
         return frozenset().union(*(packs for _, packs in self.index))
 
     def is_whole(self) -> bool:
+        if not self.acknowledged <= self.notes | {run for run, value in self.records if value != FENCED}:
+            return False
         there = {chunk for pack in self.listed() & self.packs for chunk, key in pack[0] if key in self.keys}
         return self.needed() <= there
 
@@ -81,6 +90,11 @@ class Rules:
     keep_keys: bool = False
     """Prunes delete no key, as in a mirror."""
     put_before_delete: bool = True
+    notes_first: bool = True
+    """A note says that records go before they do."""
+    drops: bool = False
+    unseen: frozenset[str] = frozenset()
+    """What is not looked for after it was stored, as an actor's kind and a field of World: "run keys"."""
     fine: bool = True
     """Each listing is a step of its own; else those of one reading of the index are one step."""
 
@@ -114,6 +128,7 @@ Local = tuple[tuple[str, Any], ...]
 Place = tuple[int, Local]
 """Where an actor stands: the number of its next step, and what it knows."""
 Move = tuple[World, int, Local]
+Outcome = tuple[World, str, dict[str, Any]]
 
 
 class _Numbers:
@@ -197,7 +212,7 @@ def _unwind(trace: Any) -> list[str]:
 
 def _machine(actor: Actor, rules: Rules) -> Callable[[World, int, Local], Iterator[Move]]:
     if actor.kind == "forget":
-        return lambda world, step, local: iter([(_without_records(world, actor.forgets), END, ())])
+        return lambda world, step, local: iter([_forget_by_hand(actor, rules, world, step)])
     if actor.kind == "garbler":
         return lambda world, step, local: ((after, END, ()) for after in _garbled(world))
     kind = _Run if actor.kind == "run" else _Prune
@@ -205,7 +220,8 @@ def _machine(actor: Actor, rules: Rules) -> Callable[[World, int, Local], Iterat
 
     def move(world: World, step: int, local: Local) -> Iterator[Move]:
         """Take a step, and with it those that follow and do nothing: neither reads nor writes, so nobody can tell."""
-        for after, outcome, kept in getattr(kind(actor, rules, world, dict(local)), steps[step])():
+        taken = getattr(kind(actor, rules, world, dict(local)), steps[step])()
+        for after, outcome, kept in _with_drops(actor, world, list(taken), rules) if rules.drops else taken:
             then = step + (outcome == "next")
             while then < len(steps) and _does_nothing(steps[then], kept):
                 then += 1
@@ -235,6 +251,30 @@ def _does_nothing(step: str, known: dict[str, Any]) -> bool:
     return step == "wait_grace" or (step in _DO_NOTHING_WITHOUT and not known.get(_DO_NOTHING_WITHOUT[step]))
 
 
+def _forget_by_hand(actor: Actor, rules: Rules, world: World, step: int) -> Move:
+    if step == 0 and rules.notes_first:
+        return world._replace(notes=world.notes | actor.forgets), 1, ()
+    return _without_records(world, actor.forgets), END, ()
+
+
+_STORED = ("packs", "index", "marks", "sessions", "records", "keys", "notes")
+
+
+def _with_drops(actor: Actor, world: World, taken: list[Outcome], rules: Rules) -> Iterator[Outcome]:
+    """Each outcome of a step as it is; and, where it stores something, as it is if that is dropped."""
+    yield from taken
+    if world.dropped:
+        return
+    for after, outcome, kept in taken:
+        lost = [name for name in _STORED if not getattr(after, name) <= getattr(world, name)]
+        if lost:
+            without = {name: getattr(world, name) for name in lost}
+            if all(name == "packs" or f"{actor.kind} {name}" in rules.unseen for name in lost):
+                yield after._replace(dropped=True, **without), outcome, kept
+            else:
+                yield world._replace(dropped=True), "close", kept
+
+
 def _leave(world: World, actor: Actor) -> World:
     """An actor that gives up removes its mark, then its session; whoever comes in between sees one more of both."""
     marks = frozenset(mark for mark in world.marks if mark[0] != actor.name)
@@ -253,9 +293,6 @@ def _readable(world: World) -> bool:
 
 def _without_records(world: World, runs: frozenset[str]) -> World:
     return world._replace(records=frozenset(record for record in world.records if record[0] not in runs))
-
-
-Outcome = tuple[World, str, dict[str, Any]]
 
 
 class _Base:
@@ -341,7 +378,10 @@ class _Run(_Base):
             yield self.to("close")
             return
         world = _without_records(self.world, frozenset({self.me.name}))
-        self.world = world._replace(records=world.records | {(self.me.name, frozenset(self.me.wants))})
+        self.world = world._replace(
+            records=world.records | {(self.me.name, frozenset(self.me.wants))},
+            acknowledged=world.acknowledged | {self.me.name},
+        )
         yield self.to(drop=["used", "new"])
 
 
@@ -411,8 +451,12 @@ class _Prune(_Base):
         if not self.local["snapshots"] <= {run for run, value in self.world.records if value != FENCED}:
             yield self.to("close")
             return
+        if self.rules.notes_first and self.local["forget"] and "noted" not in self.local:
+            self.change(notes=self.world.notes | self.local["forget"])
+            yield self.to("again", noted=True)
+            return
         self.world = _without_records(self.world, self.local["forget"])
-        yield self.to(drop=["forget"])
+        yield self.to(drop=["forget", "noted"])
 
     def wait_grace(self) -> Iterator[Outcome]:
         yield self.to()

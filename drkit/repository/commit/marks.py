@@ -9,6 +9,7 @@ from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 MARK_PREFIX = "marks/"
 ID_SIZE = 32
@@ -20,7 +21,8 @@ Marks = dict[str, frozenset[bytes]]
 
 
 def put_mark(storage: Storage, sealer: ObjectSealer, prune_id: str, ids: Iterable[bytes]) -> None:
-    storage.put(MARK_PREFIX + prune_id, sealer.seal("mark", prune_id.encode(), b"".join(sorted(ids))))
+    """Announce what a prune may delete. The mark was seen: without it, runs would count on what goes."""
+    put_seen(storage, MARK_PREFIX + prune_id, sealer.seal("mark", prune_id.encode(), b"".join(sorted(ids))))
 
 
 def read_marks(storage: Storage, sealer: ObjectSealer) -> tuple[Marks, IntegrityError | None]:

@@ -15,12 +15,16 @@ from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.record import decode_snapshot, tombstone
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.storage.base import Storage
+from drkit.storage.seen import not_there
 
 _LIMIT = SEALED["snapshot"].stored
 
 
 def commit_run(storage: Storage, sealer: ObjectSealer, run_id: str, payload: bytes) -> bool:
-    """Create the record of a run: on return the snapshot exists. False if the run was fenced before."""
+    """Create the record of a run: on return the snapshot exists, and was read back. False if the run was fenced before.
+
+    Raises IntegrityError where the store acknowledged the record and does not hold it.
+    """
     return _create(storage, run_id, _seal(sealer, run_id, payload), locked=True)
 
 
@@ -48,17 +52,22 @@ def _seal(sealer: ObjectSealer, run_id: str, payload: bytes) -> bytes:
 def _create(storage: Storage, run_id: str, body: bytes, *, locked: bool) -> bool:
     """Create `snapshots/<run id>`. False if it exists with another body.
 
-    Where only the answer to our own put was lost, the object holds our own bytes: the nonce makes every body unique.
+    It is always read back: some stores acknowledge what they do not keep. Where only the answer to our own put was
+    lost, the object holds our own bytes: the nonce makes every body unique.
     """
     key = SNAPSHOT_PREFIX + run_id
     try:
         storage.put(key, body, locked=locked)
+        acknowledged = True
     except ObjectExists:
-        try:
-            return storage.get(key, limit=_LIMIT) == body
-        except ObjectNotFound:  # somebody created it, and somebody has deleted it since
-            return False
-    return True
+        acknowledged = False
+    try:
+        ours = storage.get(key, limit=_LIMIT) == body
+    except ObjectNotFound:  # dropped; or somebody created it before us, and somebody has deleted it since
+        ours = False
+    if acknowledged and not ours:
+        raise not_there(storage, key)
+    return ours
 
 
 def get_snapshot(storage: Storage, sealer: ObjectSealer, key: str) -> Snapshot | None:

@@ -13,6 +13,7 @@ from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 SESSION_PREFIX = "sessions/"
 HEARTBEAT_SECONDS = 60.0
@@ -67,7 +68,8 @@ class Session:
     def _put(self) -> None:
         key = f"{SESSION_PREFIX}{self._run_id}/{self._number}"
         self._there.append(key)  # before the put: after an error the object may exist
-        self._storage.put(key, self._sealer.seal("session", self._run_id.encode(), self._payload))
+        # Seen: a prune that sees no session waits for nobody.
+        put_seen(self._storage, key, self._sealer.seal("session", self._run_id.encode(), self._payload))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

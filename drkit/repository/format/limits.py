@@ -57,6 +57,7 @@ SEALED = {
     "snapshot": Limit(64 * _MIB, "Protect less with one policy: make two of it."),
     "index": Limit(16 * _MIB, _BUG),  # 100,000 chunks in packs of their own take 10 MB
     "pack": Limit(8 * _MIB, _BUG),  # PACK_ENTRIES take 4 MB
+    "forgot": Limit(4 * _MIB, _BUG),  # stretches of numbers: one for each snapshot that stays between two that went
     "proof": Limit(4 * _MIB, _BUG),  # figures and digests, never data
 }
 """By kind of sealed object."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -166,6 +166,11 @@ class Snapshot:
 
     def target(self, kind: str, name: str) -> Target | None:
         return next((target for target in self.targets if (target.kind, target.name) == (kind, name)), None)
+
+
+def outline(snapshot: Snapshot) -> Snapshot:
+    """Return what tells the place of a record among others, without what it holds, which can be large."""
+    return replace(snapshot, targets=[], policy_text="", helper={}, documents=Documents(), unknown=[])
 
 
 def stored_helper(snapshot: Snapshot) -> Target:

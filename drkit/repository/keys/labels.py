@@ -17,6 +17,7 @@ from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 LABEL_PREFIX = "keys/recipients/"
 KIND = "recipients"
@@ -47,7 +48,7 @@ def put_label(storage: Storage, sealer: ObjectSealer, purpose: str, holders: Map
         for name, holder in holders.items()
     }
     body = sealer.seal(KIND, purpose.encode(), json.dumps({"wraps": wraps}).encode())
-    storage.put(f"{LABEL_PREFIX}{purpose}/{content_name(body)}", body)
+    put_seen(storage, f"{LABEL_PREFIX}{purpose}/{content_name(body)}", body)
 
 
 def read_labels(storage: Storage, sealer: ObjectSealer, keys: Iterable[str]) -> Iterator[Label]:

@@ -31,6 +31,7 @@ from drkit.repository.keys.identity import (
 )
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, put_label
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 META_PREFIX = "keys/meta/"
 ESCROW_PREFIX = "keys/escrow/"
@@ -115,7 +116,8 @@ def put_key(
 ) -> None:
     """Store `key` wrapped once to each holder, so that one wrap can be deleted without touching the others.
 
-    The label comes first: a crash may leave a label too many, but never a wrap whose holder nobody knows.
+    The label comes first: a crash may leave a label too many, but never a wrap whose holder nobody knows. All of them
+    were seen after they were stored: without its wraps, what a key seals is lost.
     """
     payload = _payload(repository_id, _purpose(prefix), key)
     bodies = [(holder, wrap(payload, [holder.recipient])) for holder in holders]
@@ -138,7 +140,7 @@ def _put_wraps(
         storage, sealer, _purpose(prefix), {name: holder for name, (holder, _) in zip(names, bodies, strict=True)}
     )
     for name, (_, body) in zip(names, bodies, strict=True):
-        storage.put(prefix + name, body)
+        put_seen(storage, prefix + name, body)
     return [prefix + name for name in names]
 
 

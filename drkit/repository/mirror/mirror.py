@@ -23,6 +23,7 @@ from drkit.repository.keys.labels import KIND, Holder
 from drkit.repository.keys.wraps import ESCROW_PREFIX, META_PREFIX, get_wrap, put_key
 from drkit.repository.repository import FORMAT, VERSION, Repository, put_config, read_config, require_no_repository
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 
 def create_mirror(source: Repository, storage: Storage, *, now: datetime, single_writer: bool) -> list[Holder]:
@@ -141,9 +142,10 @@ class KeyCopier:
         if key in self._there:
             return True
         try:
-            self._put(key, get_wrap(self._source, key))
+            body = get_wrap(self._source, key)
         except (IntegrityError, ObjectNotFound):
             return False
+        self._put(key, body)
         return True
 
     def _copy_labels(self, purpose: str) -> None:
@@ -159,5 +161,5 @@ class KeyCopier:
 
     def _put(self, key: str, body: bytes) -> None:
         with suppress(ObjectExists):  # by another copy at the same time; the name is the hash of the bytes
-            self._storage.put(key, body)
+            put_seen(self._storage, key, body)
         self._there.add(key)

@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from drkit.errors import IntegrityError, RetentionRefused
 from drkit.repository.commit.marks import MAX_IDS, Marks, condemned, require_marks
+from drkit.repository.forgot import Owner, numbers_of
 from drkit.repository.format.digest import DIGEST_SIZE
 from drkit.repository.format.packs import ENTRY, Entry, is_small
 from drkit.repository.format.snapshot import Snapshot
@@ -40,6 +41,8 @@ class PrunePlan:
     forget: frozenset[str]
     marks: Marks
     """Marks left by prunes that died; live prunes are waited for."""
+    numbers: dict[Owner, list[int]] = field(default_factory=dict)
+    """The numbers of those to forget, for the notes that say that they went on purpose."""
     dead: dict[bytes, int] = field(default_factory=dict)
     """Packs in which nothing is needed."""
     moving: dict[bytes, int] = field(default_factory=dict)
@@ -111,6 +114,7 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
     if found.damaged and found.unlisted:
         raise index_damage(found)
     plan = PrunePlan(found, frozenset(snapshot.id for snapshot in snapshots), forget, marks)
+    plan.numbers = numbers_of(snapshot for snapshot in snapshots if snapshot.id in forget)
     _sort_packs(plan, max_repack)
     room = _fit_one_mark(plan)
     require_truth(repository, found, plan.packs)

@@ -25,6 +25,7 @@ from drkit.repository.commit.protocol import PRUNE, Actions, Step, perform
 from drkit.repository.commit.records import fence_run, is_taken
 from drkit.repository.commit.session import Session, list_sessions, remove_session, session_info
 from drkit.repository.commit.single_writer import require_single_writer
+from drkit.repository.forgot import note_forgotten
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.index import PackListing, put_index
@@ -236,6 +237,7 @@ class Prune:
 
     def _forget(self) -> None:
         self._refuse_loss({info.key.removeprefix(SNAPSHOT_PREFIX) for info in self._storage.list(SNAPSHOT_PREFIX)})
+        note_forgotten(self._repository, self.plan.numbers)
         for run_id in sorted(self.plan.forget):
             if self._delete(SNAPSHOT_PREFIX + run_id):
                 self.done.forgotten.append(run_id)

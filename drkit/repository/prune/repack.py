@@ -12,6 +12,7 @@ from drkit.repository.format.packs import PackBuilder, directory_of, pack_buffer
 from drkit.repository.index import PackListing
 from drkit.repository.pack_reader import get_pack
 from drkit.storage.base import Storage
+from drkit.storage.seen import put_seen
 
 
 class Repacker:
@@ -58,7 +59,7 @@ class Repacker:
 
     def _store(self, builder: PackBuilder) -> None:
         pack_id = builder.finish(self._sealer)
-        self._storage.put(pack_key(pack_id), builder.body)
+        put_seen(self._storage, pack_key(pack_id), builder.body)
         if directory_of(self._sealer, pack_id, get_pack(self._storage, pack_id)) != builder.entries:
             key = pack_key(pack_id)
             raise IntegrityError(f"{key} does not read back as it was written", object_name=key)

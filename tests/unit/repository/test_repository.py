@@ -303,17 +303,22 @@ def test_the_order_of_a_commit(made: Made, rng: random.Random) -> None:
     steps = [f"{call.kind} {re.sub('/.*', '/', call.key)}" for call in storage.calls]
     assert steps == [
         "put sessions/",
+        "stat sessions/",  # each small object is seen before the next step
         "list marks/",
         "list keys/",
         "list packs/",
         "list index/",
         "put keys/",  # the label, then the wrap that it names
+        "stat keys/",
         "put keys/",
+        "stat keys/",
         "put packs/",
         "put packs/",
         "put index/",
+        "stat index/",
         "list packs/",
         "put snapshots/",
+        "get snapshots/",
         "delete sessions/",
     ]
 

@@ -30,6 +30,7 @@ def world(packs: Sequence[Pack], records: dict[str, str], keys: str = "k") -> Wo
         index=frozenset((f"i{number}", frozenset({each})) for number, each in enumerate(packs)),
         records=frozenset((run, frozenset(chunks)) for run, chunks in records.items()),
         keys=frozenset(keys.split()),
+        acknowledged=frozenset(records),
     )
 
 
@@ -105,6 +106,29 @@ def test_no_interleaving_in_a_mirror_loses_a_chunk(start: World, actors: list[Ac
     assert found.violations == 0
 
 
+@pytest.mark.parametrize(
+    ("start", "actors"),
+    [
+        pytest.param(FORGETTING, [ONE, TWO, F1], marks=pytest.mark.slow),
+        (FORGETTING, [ONE, F1]),
+        (DEAD, [ONE, TWO, G1]),
+        (MOSTLY_DEAD, [BOTH, F1]),
+        (MOSTLY_DEAD, [COPY, F1]),
+        (MOSTLY_DEAD, [F1, F2]),
+        (TWICE, [Actor("w1", "run", "b"), G1, FORGET]),
+    ],
+)
+def test_no_put_that_the_store_drops_loses_a_chunk_or_a_record(start: World, actors: list[Actor]) -> None:
+    found = explore(start, actors, Rules(drops=True))
+    show("with a dropped put", found)
+    assert found.states > explore(start, actors).states > 0
+    assert found.violations == 0
+
+
+def dropping(*unseen: str) -> dict[str, Any]:
+    return {"drops": True, "unseen": frozenset(unseen)}
+
+
 MUTANTS: dict[str, tuple[World, list[Actor], dict[str, Any]]] = {
     "a run reads marks before its session": (
         FORGETTING,
@@ -173,6 +197,26 @@ MUTANTS: dict[str, tuple[World, list[Actor], dict[str, Any]]] = {
     ),
     "prunes do not wait for prunes": (MOSTLY_DEAD, [BOTH, F1, F2], {"wait_for_prunes": False}),
     "a prune deletes keys that a copy brings back": (FORGETTING, [ONE, F1, F2], {"same_key": True}),
+    "a run does not look for its record": (DEAD, [ONE], dropping("run records")),
+    "a run does not look for its wraps": (DEAD, [COPY], dropping("run keys")),
+    "a run does not look for its index": (DEAD, [COPY], dropping("run index")),
+    "a run does not look for its session": (FORGETTING, [ONE, F1], dropping("run sessions")),
+    "a prune does not look for its mark": (FORGETTING, [ONE, F1], dropping("prune marks")),
+    "a prune does not look for the tombstones it stores": (FORGETTING, [ONE, F1], dropping("prune records")),
+    "a prune does not look for the index that it replaces": (MOSTLY_DEAD, [F1], dropping("prune index")),
+    "a run does not list its packs": (
+        DEAD,
+        [COPY],
+        {**dropping(), "backup": without(BACKUP, "list_packs")},
+    ),
+    "a prune does not list the packs it stored": (
+        MOSTLY_DEAD,
+        [F1],
+        {**dropping(), "prune": without(PRUNE, "list_packs")},
+    ),
+    "a prune deletes records before it says so": (FORGETTING, [F1], {"notes_first": False}),
+    "a note that is not there says nothing": (FORGETTING, [F1], dropping("prune notes")),
+    "forget deletes records before it says so": (TWICE, [FORGET], {"notes_first": False}),
     "a run counts on chunks whose key is gone": (DEAD, [ONE, TWO, G1, G2], {"writers_see_keys": False, "fine": False}),
 }
 
@@ -186,7 +230,8 @@ def test_a_mutant_is_caught(name: str) -> None:
 
 
 def test_the_listing_of_packs_before_the_commit_is_no_part_of_the_protocol() -> None:
-    """Nothing that runs and prunes do makes it necessary; it is there for packs that something else has removed.
+    """Nothing that runs and prunes do makes it necessary; it is there for packs that something else has removed, and
+    for those that the store acknowledged and dropped.
 
     tests/unit/repository/test_repository.py shows that it sees those.
     """

@@ -147,9 +147,7 @@ LIES = [
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_an_index_that_lies_about_sizes_makes_nothing_unreadable(
-    lie: dict[str, int], rng: random.Random
-) -> None:
+def test_an_index_that_lies_about_sizes_makes_nothing_unreadable(lie: dict[str, int], rng: random.Random) -> None:
     storage = MemoryStorage()
     repository, identity = create(storage)
     content = {"v": random_content(rng)}

@@ -32,6 +32,7 @@ from drkit.repository.proofs import PROOF_PREFIX, Proof, add_proof, read_proofs
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from drkit.storage import open_storage
+from drkit.storage.base import ObjectInfo
 from tests.support.faulty_storage import Call, FaultyStorage
 from tests.support.independent_reader import IndependentReader
 from tests.support.memory_storage import MemoryStorage
@@ -151,8 +152,12 @@ def test_a_damaged_wrap_is_made_anew(made: Made, bob: Identity) -> None:
 
 def test_a_storage_that_keeps_no_wrap_ends_it(made: Made, bob: Identity) -> None:
     class Forgetful(FaultyStorage):
-        def put(self, key: str, data: object, *, locked: bool = True) -> None:
-            pass
+        """Shows what it was given once, and never again."""
+
+        def stat(self, key: str) -> ObjectInfo:
+            found = super().stat(key)
+            self.inner.delete(key)
+            return found
 
     repository = Repository.open(Forgetful(made.storage), [made.owner])
     with pytest.raises(IntegrityError, match="does not read back"):
