@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, counted
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, RepositoryError, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.repository.absence import Expected, missing
 from drkit.repository.commit.marks import get_mark
@@ -325,6 +325,10 @@ def _check_unfinished(repository: Repository, report: Report) -> None:
             continue  # ended since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
+        except RepositoryError:
+            raise
+        except DrkitError as error:  # of a newer drkit
+            report.notes[info.key] = error.message
     for path in repository.storage.foreign_files():
         report.notes[path] = "not part of the repository"
 

@@ -12,16 +12,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
+from drkit.repository.format.digest import DIGEST_SIZE
+from drkit.repository.format.fields import (
+    DECODER,
+    Check,
+    a_count,
+    a_list,
+    a_name,
+    a_text,
+    a_time,
+    an_object,
+    build,
+    hex_bytes,
+    optional,
+)
 from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import content_name
 from drkit.repository.format.sealing import random_bytes
-from drkit.repository.format.snapshot import format_time, parse_time
+from drkit.repository.format.snapshot import format_time
 from drkit.repository.repository import Repository
 from drkit.storage.seen import put_seen
 
@@ -49,6 +64,7 @@ def add_proof(
     """Append a proof to the chain. Raises what the storage raises; the proof may then exist or not."""
     while True:
         previous, number = _end(repository)
+        repository.refuse_newer()
         fields = {
             "number": number,
             "kind": kind,
@@ -132,23 +148,39 @@ def _decode(repository: Repository, key: str, body: bytes) -> Proof:
     number = int(key.removeprefix(PROOF_PREFIX))
     payload = repository.objects.open("proof", _name(number), body, source=key)
     try:
-        fields = json.loads(payload)
-        parse_time(fields["time"])
-        proof = Proof(
-            number=fields["number"],
-            kind=str(fields["kind"]),
-            time=fields["time"],
-            host=str(fields["host"]),
-            drkit=str(fields["drkit"]),
-            previous=fields["previous"],
-            about=dict(fields["about"]),
-            digest=content_name(body),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        fields = build(_Fields, _FIELDS, DECODER.decode(payload.decode()))
+    except (ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{key} is not a proof: {error}", object_name=key) from None
-    if proof.number != number:
-        raise IntegrityError(f"{key} holds proof {proof.number}", object_name=key)
-    return proof
+    if fields.number != number:
+        raise IntegrityError(f"{key} holds proof {fields.number}", object_name=key)
+    repository.note_requirements(key, fields.requires)
+    return Proof(
+        number, fields.kind, fields.time, fields.host, fields.drkit, fields.previous, fields.about, content_name(body)
+    )
+
+
+@dataclass
+class _Fields:
+    number: int
+    kind: str
+    time: str
+    host: str
+    drkit: str
+    previous: str | None
+    about: dict[str, Any]
+    requires: list[str] = field(default_factory=list)
+
+
+_FIELDS: dict[str, Check] = {
+    "number": a_count,
+    "kind": a_name,
+    "time": a_time,
+    "host": a_text,
+    "drkit": a_text,
+    "previous": optional(partial(hex_bytes, DIGEST_SIZE)),
+    "about": an_object,
+    "requires": partial(a_list, a_name),
+}
 
 
 def _name(number: int) -> bytes:

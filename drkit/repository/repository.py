@@ -18,6 +18,7 @@ from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS,
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import ENTRY, Entry, pack_key
+from drkit.repository.format.requires import made_by_newer, unknown
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, format_time
 from drkit.repository.index import Index, Location, PackedListing
@@ -32,8 +33,6 @@ from drkit.storage.seen import put_seen
 FORMAT = "drkit repository"
 VERSION = 1
 CONFIG = "config"
-KNOWN: frozenset[str] = frozenset()
-"""What `requires` may name: nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -324,9 +323,9 @@ class Repository:
 
     def note_requirements(self, key: str, requires: Sequence[str]) -> None:
         """Remember what an object that was read requires, for `refuse_newer`."""
-        unknown = [name for name in requires if name not in KNOWN]
-        if unknown:
-            self.newer[key] = unknown
+        names = unknown(requires)
+        if names:
+            self.newer[key] = names
 
     def refuse_newer(self) -> None:
         """Raise DrkitError if anything that was read requires more than this version knows.
@@ -335,8 +334,4 @@ class Repository:
         version stored could be lost, or not fit.
         """
         for key, names in self.newer.items():
-            raise DrkitError(
-                f"{key} of {self.storage.url} was made by a newer drkit: it requires {', '.join(names)}, "
-                "which this one does not know",
-                hint="Install a newer drkit. Nothing was changed.",
-            )
+            raise made_by_newer(key, self.storage.url, names)

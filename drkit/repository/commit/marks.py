@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.fields import DECODER, a_list, a_name
 from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
+from drkit.repository.format.requires import made_by_newer, unknown
 from drkit.storage.base import Storage
 from drkit.storage.seen import put_seen
 
 MARK_PREFIX = "marks/"
 ID_SIZE = 32
+_HEADER = b'{"requires":'
+"""How a mark of a newer drkit may begin. Ids are hashes: none of them begins like this."""
 MAX_IDS = SEALED["mark"].payload // ID_SIZE
 """How many packs and wraps one mark can list, which is how many one prune can delete."""
 
@@ -57,9 +61,17 @@ def require_marks(storage: Storage, sealer: ObjectSealer) -> Marks:
 
 
 def get_mark(storage: Storage, sealer: ObjectSealer, key: str) -> frozenset[bytes]:
-    """Read one mark. Raises IntegrityError, ObjectNotFound."""
+    """Read one mark. Raises IntegrityError, ObjectNotFound, and DrkitError for a mark that a newer drkit made."""
     name = key.removeprefix(MARK_PREFIX)
     payload = sealer.open("mark", name.encode(), storage.get(key, limit=SEALED["mark"].stored), source=key)
+    if payload.startswith(_HEADER):
+        line, _, payload = payload.partition(b"\n")
+        try:
+            names = unknown(a_list(a_name, DECODER.decode(line.decode())["requires"]))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise IntegrityError(f"{key} does not say what it requires: {error}", object_name=key) from None
+        if names:
+            raise made_by_newer(key, storage.url, names)
     if len(payload) % ID_SIZE:
         raise IntegrityError(f"{key} does not hold a whole number of ids", object_name=key)
     return frozenset(payload[start : start + ID_SIZE] for start in range(0, len(payload), ID_SIZE))
