@@ -153,14 +153,14 @@ def test_another_repository_in_its_place_is_refused_until_it_is_accepted(lab: La
     accept = next(word for word in said.split() if len(word.rstrip(".")) == 32 and said.rstrip().endswith(word))
     lab.backup("--accept-repository", accept.rstrip("."))
     lab.backup()
-    [state] = list(lab.state.rglob("*.json"))
+    [state] = list((lab.state / "repositories").iterdir())
     assert state.stat().st_mode & 0o777 == 0o600
     state.write_bytes(b"damaged")
     assert "cannot tell whether another repository took the place" in lab.drkit("backup").stderr
     assert lab.drkit("backup").stderr == ""
 
 
-def test_a_repository_that_was_set_back_is_told_once(lab: Lab) -> None:
+def test_a_repository_that_was_set_back_is_told_until_somebody_says_that_it_was_right(lab: Lab) -> None:
     volume = lab.volume("data", {"file": b"content"})
     lab.init(volume)
     lab.backup()
@@ -168,10 +168,18 @@ def test_a_repository_that_was_set_back_is_told_once(lab: Lab) -> None:
     newest = lab.backup()
     shutil.rmtree(lab.repository)
     shutil.move(lab.directory / "earlier", lab.repository)
-    said = lab.drkit("backup").stderr
-    assert f"snapshot {newest}, the newest that this host knows of" in said
-    assert "there were 2 snapshots then, there are 1 now" in said
+    for _ in range(2):
+        said = lab.drkit("backup").stderr
+        assert f"snapshots/{newest} is gone, and no note says that it was removed on purpose" in said
+        assert said.count("warning") == 1
+    for verb in ("check", "verify"):
+        assert [each["object"] for each in lab.json(verb, code=20)["errors"]] == [f"snapshots/{newest}"]
+    assert newest in lab.fails(23, "prune")
+    assert newest in lab.fails(23, "forget", newest)
+    lab.json("forget", newest, "--yes-really")
     assert lab.drkit("backup").stderr == ""
+    assert lab.json("check")["errors"] == []
+    lab.json("prune", "--yes-really")
 
 
 def test_a_state_directory_that_cannot_be_written_stops_a_backup_before_it_stores_anything(

@@ -100,5 +100,7 @@ def test_the_same_bucket_name_at_another_provider_is_a_mirror(place: Place, s3_s
         assert "created mirror" in made.stdout
         place.run("copy")
         place.run("check")
-        states = [json.loads(path.read_text())["place"] for path in (place.directory / "state").rglob("*.json")]
+        states = [
+            json.loads(path.read_text())["place"] for path in (place.directory / "state" / "repositories").iterdir()
+        ]
         assert [each.rpartition(":")[2].partition("/")[0] for each in states] == [endpoint.rpartition(":")[2]]

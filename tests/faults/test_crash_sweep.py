@@ -19,7 +19,7 @@ from tests.support.crash_sweep import ACTIONS, key_story, story, sweep
 from tests.support.s3 import S3Server, bucket, credentials
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "repository-1"
-CALLS = {"backup": 18, "prune": 34, "forget": 5, "repair": 18, "copy": 40, "add": 30, "remove": 12, "rewrap": 50}
+CALLS = {"backup": 26, "prune": 46, "forget": 10, "repair": 18, "copy": 60, "add": 40, "remove": 14, "rewrap": 65}
 """How many calls an action makes at the least; chance decides how much there is to move."""
 
 

@@ -25,6 +25,7 @@ from drkit.operations.keys import add_recipient, key_list, remove_recipient, rew
 from drkit.repository import index
 from drkit.repository.check import check_repository
 from drkit.repository.format import packs
+from drkit.repository.format.snapshot import Previous
 from drkit.repository.keys.identity import Identity, generate_identity, parse_identity
 from drkit.repository.repair import repair_index
 from drkit.repository.repository import Repository
@@ -146,7 +147,14 @@ def _act(url: str, action: str, secret: str, arguments: tuple[str, ...], kill_at
         repository = Repository.open(opened("repository"), [identity])
         match action:
             case "backup":
-                write_snapshot(repository, [identity.recipient], "new", {"v": contents(arguments[0])["new"]})
+                write_snapshot(
+                    repository,
+                    [identity.recipient],
+                    "new",
+                    {"v": contents(arguments[0])["new"]},
+                    number=3,
+                    previous=Previous("kept", 2),
+                )
             case "prune":
                 prune_now(repository, "prune-1", "old")
             case "forget":
@@ -190,8 +198,8 @@ def _run(action: str, seed: str) -> Story:
     storage = MemoryStorage()
     repository, identity = create(storage)
     made = {run: {"v": content} for run, content in contents(seed).items()}
-    for each in ("old", "kept"):
-        write_snapshot(repository, [identity.recipient], each, made[each])
+    write_snapshot(repository, [identity.recipient], "old", made["old"], number=1)
+    write_snapshot(repository, [identity.recipient], "kept", made["kept"], number=2, previous=Previous("old", 1))
     if action == "repair":
         _spoil_index(repository, storage, random.Random(f"{seed} index"))
 
@@ -208,7 +216,8 @@ def _run(action: str, seed: str) -> Story:
             assert "new" in found or not ended
         report = check_repository(opened())
         assert report.ok or action == "repair", report.findings
-        write_snapshot(opened(), [identity.recipient], "later", made["new"])
+        before = Previous("new", 3) if "new" in found else Previous("kept", 2)
+        write_snapshot(opened(), [identity.recipient], "later", made["new"], number=4, previous=before)
         if action == "repair":
             repair_index(opened())
         assert prune_until_clean(opened(), "old") <= 2
@@ -237,8 +246,9 @@ def _copy(seed: str) -> Story:
     source, identity = create(place)
     runs = ("20250301t000000z-aaaaaaaa", "20250302t000000z-bbbbbbbb", "20250303t000000z-cccccccc")
     made = related_contents(random.Random(f"{seed} copy"), runs)
-    for each in runs:
-        write_snapshot(source, [identity.recipient], each, made[each])
+    for number, each in enumerate(runs, 1):
+        before = Previous(runs[number - 2], number - 1) if number > 1 else None
+        write_snapshot(source, [identity.recipient], each, made[each], number=number, previous=before)
     make_mirror(source, mirror)
     copy_all(source, mirror, runs[0])
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from drkit.repository.format.digest import keyed_digest
-from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.format.record import encode_snapshot
+from drkit.repository.format.sealing import SigningKey
+from drkit.repository.format.snapshot import Previous, Snapshot, Target, format_time
 from drkit.repository.format.tree import EXTENT, Member, TreeWriter, encode_member
 from drkit.repository.keys.identity import Identity, generate_identity
 from drkit.repository.reader import ChunkReader
@@ -15,6 +17,7 @@ from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from drkit.storage.base import Storage
 
+SIGNER = SigningKey(b"s" * 32)
 NOW = datetime(2025, 3, 9, 1, 2, 3, tzinfo=UTC)
 
 Content = dict[bytes, bytes]
@@ -55,16 +58,32 @@ def put_content(
 
 
 def write_snapshot(
-    repository: Repository, recipients: list[str], run_id: str, contents: Mapping[str, Mapping[bytes, bytes]]
+    repository: Repository,
+    recipients: list[str],
+    run_id: str,
+    contents: Mapping[str, Mapping[bytes, bytes]],
+    *,
+    number: int = 0,
+    previous: Previous | None = None,
 ) -> Snapshot:
+    """With a `number` the record is signed, as number so many of the one installation that tests have."""
     snapshot = Snapshot(run_id, format_time(NOW), "host", "policy", "ok", [])
+    payload = None
     with RunWriter(repository, run_id, recipients, host="host") as writer:
         for name, content in contents.items():
             target = Target("volume", name)
             put_content(repository, writer, target, content)
             snapshot.targets.append(target)
-        writer.commit(snapshot)
+        if number:
+            payload = sign(repository, snapshot, number, previous)
+        writer.commit(snapshot, payload)
     return snapshot
+
+
+def sign(repository: Repository, snapshot: Snapshot, number: int, previous: Previous | None = None) -> bytes:
+    """Give a record its place in the series of the one installation that tests have; what is to be stored."""
+    snapshot.origin, snapshot.sequence, snapshot.previous = SIGNER.public.hex(), number, previous
+    return encode_snapshot(snapshot, SIGNER, repository_id=repository.id)
 
 
 def read_content(repository: Repository, target: Target) -> Content:

@@ -193,9 +193,7 @@ def test_a_mark_of_a_newer_drkit_stops_whoever_would_have_to_heed_it(rng: random
         lambda: write_snapshot(repository, [identity.recipient], "20250309t010203z-00000002", {"v": content}),
         lambda: prune_now(repository),
     ):
-        with pytest.raises(
-            DrkitError, match="marks/newer .* was made by a newer drkit: it requires wormholes"
-        ) as caught:
+        with pytest.raises(DrkitError, match=r"marks/newer .* requires wormholes") as caught:
             change()
         assert caught.value.exit_code == 1
     assert objects_of(storage) == before

@@ -9,15 +9,16 @@ from functools import partial
 import pytest
 
 from drkit.errors import IntegrityError, RepositoryLocked
+from drkit.repository.absence import missing_in
 from drkit.repository.check import check_repository
 from drkit.repository.format import packs as packs_module
-from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.format.snapshot import Previous, Snapshot, Target, format_time
 from drkit.repository.prune.prune import Prune
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from tests.support.memory_storage import MemoryStorage
 from tests.support.pruning import ALL, prune_until_clean
-from tests.support.repositories import NOW, Content, create, put_content, read_everything, write_snapshot
+from tests.support.repositories import NOW, Content, create, put_content, read_everything, sign, write_snapshot
 from tests.support.schedule import Scheduler, TurnClock
 
 SCHEDULES = 150
@@ -70,8 +71,10 @@ def one_schedule(rng: random.Random, counts: Counter[str], name: str, *, garble:
         "w1": {"v": small(rng, old)},
         "w2": {"v": small(rng, old, kept)},
     }
-    for run in ("old", "kept"):
-        write_snapshot(Repository.open(storage, [identity]), recipients, run, contents[run])
+    for number, (run, before) in enumerate((("old", None), ("kept", Previous("old", 1))), 1):
+        write_snapshot(
+            Repository.open(storage, [identity]), recipients, run, contents[run], number=number, previous=before
+        )
     scheduler = Scheduler(storage, rng)
     acknowledged: set[str] = {"kept"}
 
@@ -88,7 +91,8 @@ def one_schedule(rng: random.Random, counts: Counter[str], name: str, *, garble:
             counts["wary"] += writer.unreadable_mark is not None
             target = Target("volume", "v")
             put_content(repository, writer, target, contents[actor]["v"], piece=1500)
-            writer.commit(Snapshot(actor, format_time(NOW), "host", "policy", "ok", [target]))
+            record = Snapshot(actor, format_time(NOW), "host", "policy", "ok", [target])
+            writer.commit(record, sign(repository, record, 2 + int(actor[1:]), Previous("kept", 2)))
             acknowledged.add(actor)
 
     def prune(actor: str, repository: Repository) -> None:
@@ -117,6 +121,9 @@ def one_schedule(rng: random.Random, counts: Counter[str], name: str, *, garble:
     def check() -> None:
         there = {key.removeprefix("snapshots/") for key in storage.objects if key.startswith("snapshots/")}
         assert acknowledged <= there, f"{name}: gone"
+        if "snapshots/old" not in storage.objects:
+            opened = Repository.open(storage, [identity])
+            assert not missing_in(opened, [each for each in opened.snapshots() if isinstance(each, Snapshot)]), name
         if rng.random() < 0.01:
             read_everything(Repository.open(storage, [identity]))
 
