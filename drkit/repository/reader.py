@@ -82,15 +82,18 @@ class ChunkReader:
         """Return where a chunk lies. Raises IntegrityError when no index object and no pack knows it."""
         return self._finder.locate(chunk_id)
 
-    def tree_chunk(self, chunk_id: bytes) -> bytes:
-        """Return one chunk of a tree. Raises IntegrityError naming the pack when it is missing or damaged."""
-        chunk = self._request(chunk_id, tree=True)
+    def chunk(self, chunk_id: bytes, *, tree: bool = False) -> bytes:
+        """Return one chunk; one of a `tree` has the content that it is named after.
+
+        Raises IntegrityError naming the pack when it is missing or damaged.
+        """
+        chunk = self._request(chunk_id, tree=tree)
         self._fetch_gathered()
         return result_of(chunk)
 
     def members(self, target: Target) -> Iterator[Member]:
         """Yield the members of a target in order."""
-        chunks = (self.tree_chunk(chunk_id) for chunk_id in tree_chunk_ids(target))
+        chunks = (self.chunk(chunk_id, tree=True) for chunk_id in tree_chunk_ids(target))
         return decode_members(chunks, source=target.title)
 
     def extents(self, members: Iterable[Member]) -> Iterator[memoryview]:
