@@ -57,6 +57,7 @@ class Series:
         self._events = events
         self._throwaway = throwaway
         self._seen: list[Snapshot] = []
+        self._listed: set[str] = set()
 
     def prepare(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Make this installation's key and state, and return what a capture may build upon, oldest first.
@@ -65,6 +66,7 @@ class Series:
         state directory cannot be written, or is new in a container that does not keep it although another installation
         has snapshots of this host and policy.
         """
+        self._listed = {each.id for each in snapshots}
         self._seen = [each for each in snapshots if (each.host, each.policy) == (self._host, self._policy)]
         with self._installation.held(self._repository, self._host, self._policy):
             if self._installation.key() is None:
@@ -98,10 +100,9 @@ class Series:
 
     def _listed_since(self) -> list[Snapshot]:
         """Read the records that were stored since the run began."""
-        known = {each.id for each in self._seen}
         found = []
         for info in list(self._repository.storage.list(SNAPSHOT_PREFIX)):
-            if info.key.removeprefix(SNAPSHOT_PREFIX) in known:
+            if info.key.removeprefix(SNAPSHOT_PREFIX) in self._listed:
                 continue
             try:
                 snapshot = get_snapshot(self._repository.storage, self._repository.objects, info.key)

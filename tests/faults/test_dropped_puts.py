@@ -18,29 +18,11 @@ from drkit.repository.proofs import add_proof
 from drkit.repository.repository import Repository
 from drkit.storage.base import Data, Storage
 from drkit.storage.cached import CachedStorage
-from drkit.storage.forwarding import ForwardingStorage
+from tests.support.dropping_storage import Dropping
 from tests.support.memory_storage import MemoryStorage
 from tests.support.mirroring import copy_all, make_mirror
 from tests.support.pruning import prune_now, prune_until_clean
 from tests.support.repositories import NOW, Content, create, random_content, read_everything, write_snapshot
-
-
-class Dropping(ForwardingStorage):
-    """Acknowledges the `at`-th put below a prefix, counted from 1, and does nothing."""
-
-    def __init__(self, inner: Storage, prefix: str, at: int = 1) -> None:
-        super().__init__(inner)
-        self.prefix, self.left = prefix, at
-        self.dropped = ""
-
-    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
-        if key.startswith(self.prefix):
-            self.left -= 1
-            if self.left == 0:
-                self.dropped = key
-                return
-        super().put(key, data, locked=locked)
-
 
 Act = Callable[[Storage], object]
 

@@ -123,11 +123,13 @@ class Machine:
         when: datetime | None = None,
         throwaway: bool = False,
         before_commit: Callable[[], object] = lambda: None,
+        through: Callable[[Storage], Storage] = lambda storage: storage,
     ) -> Snapshot:
         """One night, as `drkit backup` has it, but without an engine; the record."""
         self.night += 1
         when = when or NOW + timedelta(days=self.night)
         repository = self.site.open()
+        repository.storage = through(repository.storage)
         series = self.series(repository, policy, throwaway=throwaway)
         series.prepare(self.site.snapshots())
         target = Target("volume", "data")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drkit.catalog.find import Scope, find_snapshot, find_target
-from drkit.errors import DrkitError, RetentionRefused, UsageError
+from drkit.errors import DrkitError, IntegrityError, RetentionRefused, UsageError
 from drkit.host import series as series_module
 from drkit.host.installation import Installation
 from drkit.host.throwaway import _is_on_root_or_tmpfs
@@ -23,6 +23,9 @@ from drkit.repository.format.sealing import SigningKey
 from drkit.repository.format.snapshot import Previous, Snapshot, Target, format_time
 from drkit.repository.lines import forks, lines_of
 from drkit.repository.prune.prune import Options
+from drkit.storage import Storage
+from tests.support.dropping_storage import Dropping
+from tests.support.faulty_storage import FaultyStorage
 from tests.support.machines import Machine, Site
 from tests.support.repositories import NOW
 
@@ -150,6 +153,31 @@ def test_a_commit_that_never_came_leaves_a_gap(site: Site, web: Machine, monkeyp
     after = web.backup()
     assert (after.sequence, after.previous) == (3, Previous(first.id, 1))
     assert not web.warnings
+
+
+def test_a_record_that_the_store_dropped_is_noticed_and_leaves_a_gap(site: Site, web: Machine) -> None:
+    first = web.backup()
+    with pytest.raises(IntegrityError, match="acknowledged snapshots/"):
+        web.backup(through=lambda storage: Dropping(storage, "snapshots/"))
+    assert web.installation.series(site.open(), "web", "shop").pending is not None
+    after = web.backup()
+    assert (after.sequence, after.previous) == (3, Previous(first.id, 1))
+    assert not web.warnings
+
+
+def test_a_run_reads_no_record_twice(site: Site, web: Machine) -> None:
+    """Those that were listed at its start are known at its end, whosever they are."""
+    for _ in range(3):
+        site.machine("state-mail", host="mail").backup()
+    faulty: list[FaultyStorage] = []
+
+    def watched(storage: Storage) -> Storage:
+        faulty.append(FaultyStorage(storage))
+        return faulty[0]
+
+    made = web.backup(through=watched)
+    read = [call.key for call in faulty[0].calls if call.kind == "get" and call.key.startswith("snapshots/")]
+    assert read == [f"snapshots/{made.id}"]
 
 
 def test_runs_of_one_policy_at_once_are_no_fork(site: Site, web: Machine) -> None:
