@@ -233,6 +233,39 @@ class IndependentReader:
             found.append(proof)
         return found
 
+    def forgotten(self) -> dict[tuple[str, str, str], set[int]]:
+        """The numbers that were removed on purpose, by origin, host and policy."""
+        found: dict[tuple[str, str, str], set[int]] = {}
+        for path in sorted((self.root / "forgot").glob("*/*")):
+            name = f"{path.parent.name}/{path.name}"
+            note = json.loads(self._open("forgot", name.encode(), path.read_bytes()))
+            series = [note["origin"], note["host"], note["policy"]]
+            text = json.dumps(series, separators=(", ", ": "), ensure_ascii=True).encode()
+            assert blake3.blake3(text, key=self._subkey("series")).digest()[:16].hex() == path.parent.name
+            numbers = found.setdefault((series[0], series[1], series[2]), set())
+            for first, last in note["sequences"]:
+                numbers.update(range(first, last + 1))
+        return found
+
+    def marks(self) -> dict[str, set[bytes]]:
+        """What prunes have condemned, by prune id."""
+        found = {}
+        for path in (self.root / "marks").iterdir():
+            payload = self._open("mark", path.name.encode(), path.read_bytes())
+            if payload.startswith(b'{"requires":'):
+                line, _, payload = payload.partition(b"\n")
+                assert json.loads(line)["requires"] == []
+            assert len(payload) % 32 == 0
+            found[path.name] = {payload[at : at + 32] for at in range(0, len(payload), 32)}
+        return found
+
+    def sessions(self) -> dict[str, Any]:
+        """The runs that have not ended."""
+        return {
+            path.parent.name: json.loads(self._open("session", path.parent.name.encode(), path.read_bytes()))
+            for path in (self.root / "sessions").glob("*/*")
+        }
+
     def entries(self, tree: list[str]) -> Iterator[Entry]:
         unpacker = msgpack.Unpacker(raw=False, use_list=False)
         unpacker.feed(b"".join(self.chunk(bytes.fromhex(name)) for name in tree))
