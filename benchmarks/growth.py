@@ -36,7 +36,7 @@ from drkit.repository.prune.prune import Options, Prune
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
-from drkit.storage.base import Data, ObjectInfo, Storage
+from drkit.storage.base import MAX_OBJECT, Data, ObjectInfo, Storage
 from drkit.storage.cached import CachedStorage
 from drkit.storage.forwarding import ForwardingStorage
 from tests.support.place import open_place
@@ -62,9 +62,9 @@ class Requests(ForwardingStorage):
         self.count += 1
         self.inner.put(key, data, locked=locked)
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         self.count += 1
-        return self.inner.get(key, offset, length)
+        return self.inner.get(key, offset, length, limit=limit)
 
     def stat(self, key: str) -> ObjectInfo:
         self.count += 1
@@ -117,7 +117,7 @@ class Growth:
         run_id = new_run_id(moment, self._rng.randbytes(4))
         repository = self.open()
         snapshots, _ = readable_snapshots(repository)
-        previous = previous_target(snapshots, "host", "policy", "volume", "v")
+        previous = previous_target(snapshots, "volume", "v")
         target = Target("volume", "v", files=len(self._paths))
         with (
             RunWriter(repository, run_id, [self._identity.recipient], host="host") as writer,

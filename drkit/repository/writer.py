@@ -33,7 +33,7 @@ from drkit.repository.repository import Repository
 from drkit.tuning import keep_freed_memory
 
 WORKERS = 2
-IN_FLIGHT = 8 * 1024 * 1024
+IN_FLIGHT = 4 * 1024 * 1024
 """Bytes of chunks that wait for the workers. With these, three packs and Python itself, a run takes 230 MB."""
 
 
