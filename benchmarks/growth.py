@@ -29,6 +29,7 @@ from benchmarks.report import table
 from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.repository.check import check_repository
 from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.kinds import Status
 from drkit.repository.format.names import new_run_id
 from drkit.repository.format.snapshot import Snapshot, Target, format_time
 from drkit.repository.format.tree import EXTENT, Member, TreeWriter, encode_member
@@ -131,7 +132,7 @@ class Growth:
             for path in self._paths:
                 tree.add(encode_member(members[path]))
             target.tree, target.aligned = [chunk_id.hex() for chunk_id in tree.finish()], tree.aligned
-            writer.commit(Snapshot(run_id, format_time(moment), "host", "policy", "ok", [target]))
+            writer.commit(Snapshot(run_id, format_time(moment), "host", "policy", Status.OK, [target]))
 
     def _to_read(self, kept: dict[bytes, Member]) -> list[bytes]:
         """Everything at first, then what has changed, and what shares a chunk that is mostly dead: see reuse.py."""
