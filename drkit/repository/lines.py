@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from drkit.repository.format.snapshot import Snapshot
 
+
 @dataclass(frozen=True, eq=False)
 class Line:
     """`snapshots`: oldest first. `origins`: the one that goes on, then those it took over; none where nobody signed."""
