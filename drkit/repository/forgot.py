@@ -8,7 +8,7 @@ under a new number, then deletes those that it read. What is there is there, wha
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -126,16 +126,17 @@ def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def without(ranges: Ranges, numbers: Iterable[int]) -> Ranges:
-    """Return the ranges without some numbers."""
-    for number in numbers:
-        cut: Ranges = []
-        for first, last in ranges:
-            if first <= number <= last:
-                cut += [each for each in ((first, number - 1), (number + 1, last)) if each[0] <= each[1]]
-            else:
-                cut.append((first, last))
-        ranges = cut
-    return ranges
+    """Return the ranges, which are in order, without some numbers."""
+    cut: Ranges = []
+    gone = sorted(set(numbers))
+    for first, last in ranges:
+        for number in gone[bisect_left(gone, first) : bisect_right(gone, last)]:
+            if first < number:
+                cut.append((first, number - 1))
+            first = number + 1
+        if first <= last:
+            cut.append((first, last))
+    return cut
 
 
 # --- one series
@@ -164,6 +165,12 @@ def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ran
         number = max(map(_number, opened), default=0) + 1
         while f"{prefix}{number}" in listed:  # what does not open: somebody put it there, or it is damaged
             number += 1
+        if kind_of(f"{prefix}{number}") != _KIND:  # only whoever holds the meta key can bring this about
+            raise IntegrityError(
+                f"no note can follow {prefix}{number - 1}, the last number there is",
+                hint="Find out who holds the meta key, and delete that note if somebody forged it.",
+                object_name=f"{prefix}{number - 1}",
+            )
         try:
             _put(repository, owner, f"{prefix}{number}", wanted)
         except ObjectExists:

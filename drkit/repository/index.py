@@ -6,7 +6,6 @@ own directory, which counts wherever the two differ. An index object is believed
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from secrets import randbelow
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
+from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import MAX_CHUNK_SIZE, SEALED
 from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
@@ -38,7 +38,6 @@ ATTEMPTS = 10
 
 _PACK = struct.Struct("<32sII")
 _PLACE = struct.Struct("<IIIII")
-_NAME = re.compile("[0-9a-f]{64}")
 T = TypeVar("T")
 
 
@@ -171,6 +170,7 @@ class Index:
 
     def __init__(self) -> None:
         self._packs: list[bytes] = []
+        self._pack_numbers: dict[bytes, int] = {}
         self._keys: list[bytes] = []
         self._key_numbers: dict[bytes, int] = {}
         self._places: dict[bytes, bytes] = {}
@@ -222,14 +222,14 @@ class Index:
         self._places[chunk_id] = _PLACE.pack(*place)
 
     def _number(self, pack: PackedListing) -> int:
-        if pack.pack_id in self.pack_sizes:
-            return self._packs.index(pack.pack_id)
-        return self._add_pack(pack.pack_id, pack.size)
+        number = self._pack_numbers.get(pack.pack_id)
+        return self._add_pack(pack.pack_id, pack.size) if number is None else number
 
     def _add_pack(self, pack_id: bytes, size: int) -> int:
+        number = self._pack_numbers[pack_id] = len(self._packs)
         self._packs.append(pack_id)
         self.pack_sizes[pack_id] = size
-        return len(self._packs) - 1
+        return number
 
     def _key_number(self, key_id: bytes) -> int:
         number = self._key_numbers.get(key_id)
@@ -280,7 +280,7 @@ class Index:
 
 def index_keys(storage: Storage) -> list[str]:
     """Return the keys of all index objects. Other names below index/ are not part of the repository."""
-    return [info.key for info in storage.list(INDEX_PREFIX) if _NAME.fullmatch(info.key.removeprefix(INDEX_PREFIX))]
+    return [info.key for info in storage.list(INDEX_PREFIX) if kind_of(info.key) == "index"]
 
 
 def read_all(storage: Storage, read: Callable[[str], T]) -> tuple[dict[str, T], list[IntegrityError]]:

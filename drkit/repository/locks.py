@@ -13,7 +13,7 @@ from drkit.repository.format.names import LOCKED_PREFIXES
 from drkit.repository.format.packs import PACK_PREFIX, pack_key
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX
 from drkit.repository.index import INDEX_PREFIX, get_index, read_all
-from drkit.repository.keys.wraps import data_key_labels, data_key_wraps
+from drkit.repository.keys.wraps import data_key_wraps_and_labels
 from drkit.repository.repository import Repository
 
 
@@ -29,10 +29,10 @@ def renew_locks(repository: Repository, snapshots: Set[str]) -> int:
         return 0
     marks, _ = read_marks(storage, repository.objects)
     going = condemned(marks)
-    wraps = data_key_wraps(storage)
+    wraps, labels = data_key_wraps_and_labels(storage)
     dead_keys = {wrap.key_id for wrap in wraps if wrap.id in going}
     unneeded = {f"keys/{wrap.key_id.hex()}/{wrap.id.hex()}" for wrap in wraps if wrap.key_id in dead_keys}
-    unneeded |= {label.key for label in data_key_labels(storage) if label.key_id in dead_keys}
+    unneeded |= {label.key for label in labels if label.key_id in dead_keys}
     needed = {SNAPSHOT_PREFIX + run_id for run_id in snapshots} | _index_and_packs(repository, going)
 
     def is_needed(key: str) -> bool:

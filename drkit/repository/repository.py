@@ -16,6 +16,7 @@ from drkit.repository.directories import Directories
 from drkit.repository.format import limits
 from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.fields import a_list, a_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import ENTRY, Entry, pack_key
 from drkit.repository.format.requires import made_by_newer, unknown
@@ -80,9 +81,6 @@ def read_config(storage: Storage) -> Config:
         name, version = fields["format"], fields["version"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{damaged}: {error}", hint=cure, object_name=CONFIG) from None
-    requires = fields.get("requires", [])
-    if not isinstance(requires, list) or not all(isinstance(each, str) and each.isprintable() for each in requires):
-        raise IntegrityError(f"{damaged}: requires is not a list of names", hint=cure, object_name=CONFIG)
     if name != FORMAT or not isinstance(version, int) or len(repository_id) != 16:
         raise IntegrityError(f"{damaged}: it does not describe a drkit repository", hint=cure, object_name=CONFIG)
     if version != VERSION:
@@ -90,6 +88,10 @@ def read_config(storage: Storage) -> Config:
             f"{storage.url} is a repository of format {version}, this drkit reads format {VERSION}",
             hint="Install a drkit that knows this format; nothing was changed.",
         )
+    try:
+        a_list(a_name, fields.get("requires", []))
+    except ValueError:
+        raise IntegrityError(f"{damaged}: requires is not a list of names", hint=cure, object_name=CONFIG) from None
     return Config(repository_id, fields, mac)
 
 
@@ -150,6 +152,7 @@ class Repository:
         self._correcting = threading.RLock()
         self.damage: list[IntegrityError] = []
         """Damage that was found while index and chunks were read, and could be worked around. Each is there once."""
+        self._noted: set[str] = set()
         self.newer: dict[str, list[str]] = {}
         """What objects that were read require, and this version does not know, by storage key."""
         self.note_requirements(CONFIG, config.fields.get("requires", []))
@@ -286,8 +289,10 @@ class Repository:
 
     def note(self, damage: Iterable[IntegrityError]) -> None:
         """Remember damage that was worked around."""
-        known = {error.message for error in self.damage}
-        self.damage += [error for error in damage if error.message not in known]
+        for error in damage:
+            if error.message not in self._noted:
+                self._noted.add(error.message)
+                self.damage.append(error)
 
     def opens_chunk(self, key_id: bytes, key: bytes) -> bool | None:
         """Whether a key opens a chunk that was sealed under this key id. None without such a chunk.

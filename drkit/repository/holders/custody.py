@@ -112,8 +112,9 @@ def grant(repository: Repository, holders: Sequence[Holder]) -> int:
 
     Runs that begin meanwhile add data keys, so this looks again until no wrap is missing. A damaged wrap counts as
     missing. An unlabelled wrap is kept, and a labelled one is added. Raises AccessDenied without an identity that opens
-    all keys.
+    all keys, and DrkitError for what a newer drkit requires (so do `revoke` and `replace_escrow`).
     """
+    repository.refuse_newer()
     require_identity(repository, "giving somebody the keys")
     made: set[tuple[str, Holder]] = set()
     while True:
@@ -192,6 +193,7 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
     nothing is changed. Keys that somebody copied earlier still open what was stored until then. Raises AccessDenied
     after all others are deleted if the storage refuses some.
     """
+    repository.refuse_newer()
     require_identity(repository, "taking the keys from somebody")
     custody = read_custody(repository)
     staying = [wrap for wrap in custody.wraps if stays(wrap)]
@@ -254,6 +256,7 @@ def replace_escrow(repository: Repository, passphrase: str) -> list[ListedWrap]:
 
     Returns the unlabelled copies: nobody knows whose they are, so they stay, and still open with their passphrases.
     """
+    repository.refuse_newer()
     require_identity(repository, "changing the passphrase")
     identity = repository.identities[0]
     custody = read_custody(repository)

@@ -155,16 +155,6 @@ class DataKeyWrap(NamedTuple):
     id: bytes
 
 
-def data_key_wraps(storage: Storage) -> list[DataKeyWrap]:
-    """Return the wraps of all data keys that are there. Other objects below keys/ are left out."""
-    wraps = []
-    for info in storage.list("keys/"):
-        match = _WRAP.fullmatch(info.key)
-        if match is not None:
-            wraps.append(DataKeyWrap(bytes.fromhex(match[1]), bytes.fromhex(match[2])))
-    return wraps
-
-
 class LabelName(NamedTuple):
     """`keys/recipients/<key id>/<hash>`, the label of a data key; `key_id` in binary."""
 
@@ -172,14 +162,20 @@ class LabelName(NamedTuple):
     key: str
 
 
-def data_key_labels(storage: Storage) -> list[LabelName]:
-    """Return the labels of all data keys, even of keys that are gone."""
-    labels = []
-    for info in storage.list(LABEL_PREFIX):
-        match = _LABEL.fullmatch(info.key)
-        if match is not None:
+def data_key_wraps(storage: Storage) -> list[DataKeyWrap]:
+    """Return the wraps of all data keys that are there. Other objects below keys/ are left out."""
+    return data_key_wraps_and_labels(storage)[0]
+
+
+def data_key_wraps_and_labels(storage: Storage) -> tuple[list[DataKeyWrap], list[LabelName]]:
+    """Return also the labels of all data keys, even of keys that are gone, from the same listing."""
+    wraps, labels = [], []
+    for info in storage.list("keys/"):
+        if match := _WRAP.fullmatch(info.key):
+            wraps.append(DataKeyWrap(bytes.fromhex(match[1]), bytes.fromhex(match[2])))
+        elif match := _LABEL.fullmatch(info.key):
             labels.append(LabelName(bytes.fromhex(match[1]), info.key))
-    return labels
+    return wraps, labels
 
 
 def usable_keys(wraps: Iterable[DataKeyWrap], condemned: Container[bytes] = ()) -> set[bytes]:

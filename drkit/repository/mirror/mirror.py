@@ -30,8 +30,10 @@ def create_mirror(source: Repository, storage: Storage, *, now: datetime, single
     """Make an empty mirror that opens to everybody who opens the source; returns these holders. `config` comes last.
 
     An identity that the source keeps under a passphrase is copied too. Raises ObjectExists when a repository is there
-    already, which stays as it is, and IntegrityError when the source holds no wrap of its meta key.
+    already, which stays as it is, IntegrityError when the source holds no wrap of its meta key, and DrkitError for a
+    source that a newer drkit made.
     """
+    source.refuse_newer()
     require_no_repository(storage)
     if single_writer:
         storage = storage.single_writer()

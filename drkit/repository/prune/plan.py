@@ -17,8 +17,7 @@ from drkit.repository.keys.wraps import (
     TREE_KEY_ID,
     DataKeyWrap,
     LabelName,
-    data_key_labels,
-    data_key_wraps,
+    data_key_wraps_and_labels,
 )
 from drkit.repository.prune.confirm import require_truth
 from drkit.repository.prune.survey import Survey, index_damage, survey
@@ -99,8 +98,7 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
     index that says of a pack that would go something else than the pack itself.
     """
     # Listed first, so that no key that is made later is condemned.
-    wraps = data_key_wraps(repository.storage)
-    labels = data_key_labels(repository.storage)
+    wraps, labels = data_key_wraps_and_labels(repository.storage)
     marks = require_marks(repository.storage, repository.objects)
     snapshots = live_snapshots(repository)
     if not snapshots:

@@ -320,6 +320,8 @@ class Prune:
         put_index(self._storage, self._repository.objects, (pack.packed() for pack in self._moved))
 
     def _list_packs(self) -> None:
+        if not self._moved:
+            return  # there is nothing to look for: the largest listing of all would be read in vain
         stored = stored_packs(self._storage)
         for pack in self._moved:
             if stored.get(pack.pack_id) != pack.size:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drkit.errors import DrkitError
+from drkit.errors import DrkitError, IntegrityError
 from drkit.repository import forgot
 from drkit.repository.check import check_repository
 from drkit.repository.forgot import (
@@ -140,6 +140,17 @@ def test_planted_names(repository: Repository) -> None:
     report = check_repository(repository)
     assert set(report.findings) == {f"{prefix}/{name}" for name in ("2", "3", "999999999")}
     assert set(report.notes) == {f"{prefix}/{name}" for name in ("9999999999", "x", "02", "-1")}
+
+
+def test_a_note_with_the_last_number_there_is_stays(repository: Repository) -> None:
+    """Whoever holds the meta key can forge one: what would follow it is no note, so nothing may replace it."""
+    note_forgotten(repository, {OURS: [1]})
+    [first] = notes(repository)
+    last = f"{first.rpartition('/')[0]}/{10**9 - 1}"
+    forgot._put(repository, OURS, last, [(1, 1)])
+    with pytest.raises(IntegrityError, match="no note can follow"):
+        note_forgotten(repository, {OURS: [2]})
+    assert notes(repository) == [first, last]
 
 
 def test_a_note_of_a_newer_drkit_stops_whoever_would_replace_it(repository: Repository) -> None:

@@ -12,12 +12,15 @@ import pytest
 from drkit.errors import DrkitError, IntegrityError
 from drkit.operations.copy import copy_into
 from drkit.operations.forget import forget_snapshots
+from drkit.operations.keys import add_recipient, rewrap_keys
 from drkit.repository.check import check_repository
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.record import encode_snapshot
 from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.holders.custody import replace_escrow
+from drkit.repository.keys.identity import generate_identity
 from drkit.repository.proofs import Proof, add_proof, read_proofs
 from drkit.repository.prune.plan import plan_prune
 from drkit.repository.repository import CONFIG, Repository
@@ -170,6 +173,24 @@ def test_whoever_does_not_know_what_is_required_changes_nothing(rng: random.Rand
     assert (objects_of(storage), objects_of(other)) == (before, mirrored)
     assert read_content(repository, part) == content  # readers go on
     assert check_repository(repository).ok
+
+
+def test_no_key_is_given_taken_or_copied_beside_a_config_of_a_newer_version() -> None:
+    storage, other = MemoryStorage(), MemoryStorage()
+    repository, identity = create(storage)
+    put_in_config(storage, repository, ["wormholes"])
+    repository = Repository.open(storage, [identity])
+    before = objects_of(storage)
+    somebody = generate_identity().recipient
+    for change in (
+        lambda: add_recipient(repository, somebody),
+        lambda: rewrap_keys(repository, [identity.recipient, somebody]),
+        lambda: replace_escrow(repository, "correct horse battery staple"),
+        lambda: make_mirror(repository, other),
+    ):
+        with pytest.raises(DrkitError, match="requires wormholes"):
+            change()
+    assert (objects_of(storage), objects_of(other)) == (before, {})
 
 
 @pytest.mark.parametrize("requires", ["wormholes", {"a": 1}, [1], ["\x1b"], None])
