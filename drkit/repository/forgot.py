@@ -1,8 +1,8 @@
 """Notes of what was forgotten on purpose: which numbers of a series may be missing.
 
-`forgot/<digest>/<n>` is a sealed object of kind `forgot`; the digest is of origin, host and policy, under a key that
+`forgot/<digest>/<hash>` is a sealed object of kind `forgot`; the digest is of origin, host and policy, under a key that
 only holders of the meta key have. Notes are cumulative: whoever adds to one stores the union of all notes of the series
-under a new number, then deletes those that it read. What is there is there, whatever a note says.
+as a new one, then deletes those that they read. What is there is there, whatever a note says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from drkit.errors import DrkitError, IntegrityError, ObjectExists, ObjectNotFound
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.fields import (
     DECODER,
@@ -27,6 +27,7 @@ from drkit.repository.format.fields import (
 )
 from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
+from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.sealing import KEY_SIZE
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.repository import Repository
@@ -143,16 +144,18 @@ def without(ranges: Ranges, numbers: Iterable[int]) -> Ranges:
 
 
 def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ranges]) -> None:
-    """Store the changed union of a series' notes under the next number, then delete those that it replaces."""
+    """Store the changed union of a series' notes as a new note, then delete those that it replaces.
+
+    No name recurs, so whoever deletes a note deletes what they read: of two at once, neither loses what the other adds.
+    """
     prefix = f"{FORGOT_PREFIX}{_digest(repository, owner)}/"
     failed = DrkitError(
         f"others change {prefix} of {repository.storage.url} all the time", hint="Run the same command again."
     )
     for _ in range(_ATTEMPTS):
         found, opened = Forgotten(), []
-        listed = _keys(repository, prefix)
         try:
-            for key in listed:
+            for key in _keys(repository, prefix):
                 if _read_into(found, repository, key):
                     opened.append(key)
         except ObjectNotFound:
@@ -162,20 +165,9 @@ def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ran
         if wanted == known and len(opened) <= 1:
             return
         repository.refuse_newer()
-        number = max(map(_number, opened), default=0) + 1
-        while f"{prefix}{number}" in listed:  # what does not open: somebody put it there, or it is damaged
-            number += 1
-        if kind_of(f"{prefix}{number}") != _KIND:  # only whoever holds the meta key can bring this about
-            raise IntegrityError(
-                f"no note can follow {prefix}{number - 1}, the last number there is",
-                hint="Find out who holds the meta key, and delete that note if somebody forged it.",
-                object_name=f"{prefix}{number - 1}",
-            )
         try:
-            _put(repository, owner, f"{prefix}{number}", wanted)
-        except ObjectExists:
-            continue
-        except IntegrityError as error:  # dropped by the store; or somebody has replaced it with another union
+            _put(repository, owner, prefix, wanted)
+        except IntegrityError as error:  # dropped by the store; or somebody has replaced it with a union of theirs
             failed = error
             continue
         for key in opened:
@@ -184,18 +176,23 @@ def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ran
     raise failed
 
 
-def _put(repository: Repository, owner: Owner, key: str, ranges: Ranges) -> None:
+def _put(repository: Repository, owner: Owner, prefix: str, ranges: Ranges) -> None:
     payload = {**owner._asdict(), "sequences": ranges, "requires": []}
-    name = key.removeprefix(FORGOT_PREFIX).encode()
-    put_seen(repository.storage, key, repository.objects.seal(_KIND, name, json.dumps(payload).encode()), locked=False)
+    body = repository.objects.seal(_KIND, _name_of(prefix), json.dumps(payload).encode())
+    put_seen(repository.storage, prefix + content_name(body), body, locked=False)
+
+
+def _name_of(key: str) -> bytes:
+    """What a note is sealed for: the digest of its series."""
+    return key.split("/")[1].encode()
 
 
 def _read_into(found: Forgotten, repository: Repository, key: str) -> bool:
     """Add what a note says. False if it is damaged. Raises ObjectNotFound."""
-    name = key.removeprefix(FORGOT_PREFIX).encode()
     try:
         body = repository.storage.get(key, limit=SEALED[_KIND].stored)
-        payload = repository.objects.open(_KIND, name, body, source=key)
+        check_content_name(key, body)
+        payload = repository.objects.open(_KIND, _name_of(key), body, source=key)
         try:
             note = build(_Note, _NOTE, DECODER.decode(payload.decode()))
         except (ValueError, TypeError, RecursionError) as error:
@@ -237,15 +234,7 @@ _NOTE = {
 
 
 def _keys(repository: Repository, prefix: str) -> list[str]:
-    keys: dict[str, list[str]] = defaultdict(list)
-    for info in repository.storage.list(prefix):
-        if kind_of(info.key) == _KIND:
-            keys[info.key.split("/")[1]].append(info.key)
-    return [key for series in keys.values() for key in sorted(series, key=_number)]
-
-
-def _number(key: str) -> int:
-    return int(key.rpartition("/")[2])
+    return [info.key for info in repository.storage.list(prefix) if kind_of(info.key) == _KIND]
 
 
 def _digest(repository: Repository, owner: Owner) -> str:

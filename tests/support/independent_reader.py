@@ -237,8 +237,9 @@ class IndependentReader:
         """The numbers that were removed on purpose, by origin, host and policy."""
         found: dict[tuple[str, str, str], set[int]] = {}
         for path in sorted((self.root / "forgot").glob("*/*")):
-            name = f"{path.parent.name}/{path.name}"
-            note = json.loads(self._open("forgot", name.encode(), path.read_bytes()))
+            body = path.read_bytes()
+            assert hashlib.sha256(body).hexdigest() == path.name
+            note = json.loads(self._open("forgot", path.parent.name.encode(), body))
             series = [note["origin"], note["host"], note["policy"]]
             text = json.dumps(series, separators=(", ", ": "), ensure_ascii=True).encode()
             assert blake3.blake3(text, key=self._subkey("series")).digest()[:16].hex() == path.parent.name

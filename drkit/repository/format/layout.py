@@ -17,7 +17,7 @@ _KINDS = {
     "snapshot": f"snapshots/{_NAME}",
     "session": f"sessions/{_NAME}/[0-9]+",
     "mark": f"marks/{_NAME}",
-    "forgot": "forgot/[0-9a-f]{32}/[1-9][0-9]{0,8}",
+    "forgot": f"forgot/[0-9a-f]{{32}}/{_HASH}",
     "proof": "proofs/(?!0{10})[0-9]{10}",
     "program": f"program/{_NAME}",
 }
