@@ -228,7 +228,7 @@ _NOTE = {
     "origin": lambda value: hex_bytes(KEY_SIZE, value),
     "host": a_name,
     "policy": a_name,
-    "sequences": lambda value: a_list(_stretch, value),
+    "sequences": lambda value: a_list(_stretch, value, longest=MAX_NUMBER),  # the size of the note is limit enough
     "requires": lambda value: a_list(a_name, value),
 }
 

@@ -23,8 +23,8 @@ def _group() -> None:
 def index(run: Run) -> None:
     """Rebuild the index from the packs.
 
-    Packs that no readable index object lists as they are, are listed in a new one. Index objects that say something
-    else than the packs, or cannot be read, are then deleted.
+    If no readable index object lists a pack as it is, a new one does. Index objects that contradict the packs, or
+    cannot be read, are then deleted.
     """
     done = repair_index(run.context)
     if run.json:

@@ -118,10 +118,10 @@ def hex_bytes(size: int, value: Any) -> str:
     return value
 
 
-def a_list(check: Check, value: Any) -> list[Any]:
+def a_list(check: Check, value: Any, *, longest: int = _MAX_LIST) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("not a list")
-    if len(value) > _MAX_LIST:
+    if len(value) > longest:
         raise ValueError(f"a list of {len(value)}")
     return [check(each) for each in value]
 
