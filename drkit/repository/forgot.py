@@ -34,6 +34,8 @@ from drkit.storage.seen import put_seen
 
 FORGOT_PREFIX = "forgot/"
 _KIND = "forgot"
+_LAST = 999_999_999
+"""The largest number that the name of a note can have."""
 _ATTEMPTS = 100
 """How often somebody else may come first, or delete what was just listed."""
 
@@ -162,8 +164,8 @@ def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ran
             return
         repository.refuse_newer()
         number = max(map(_number, opened), default=0) + 1
-        while f"{prefix}{number}" in listed:  # what does not open: somebody put it there, or it is damaged
-            number += 1
+        while f"{prefix}{number}" in listed or number > _LAST:  # taken by what does not open; or planted at the end
+            number = number + 1 if number < _LAST else 1
         try:
             _put(repository, owner, f"{prefix}{number}", wanted)
         except ObjectExists:

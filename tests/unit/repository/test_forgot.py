@@ -142,6 +142,20 @@ def test_planted_names(repository: Repository) -> None:
     assert set(report.notes) == {f"{prefix}/{name}" for name in ("9999999999", "x", "02", "-1")}
 
 
+def test_a_note_planted_at_the_last_number_loses_nothing(repository: Repository) -> None:
+    """By whoever holds the meta key, and may create objects but delete none."""
+    note_forgotten(repository, {OURS: [1]})
+    prefix = notes(repository)[0].rpartition("/")[0]
+    name = f"{prefix}/999999999"
+    payload = {**OURS._asdict(), "sequences": [], "requires": []}
+    body = repository.objects.seal("forgot", name.removeprefix(FORGOT_PREFIX).encode(), json.dumps(payload).encode())
+    repository.storage.put(name, body)
+    for number in (2, 3):
+        note_forgotten(repository, {OURS: [number]})
+        assert read_forgotten(repository).ranges == {OURS: [(1, number)]}
+    assert len(notes(repository)) == 1
+
+
 def test_a_note_of_a_newer_drkit_stops_whoever_would_replace_it(repository: Repository) -> None:
     note_forgotten(repository, {OURS: [1]})
     [key] = notes(repository)
