@@ -10,6 +10,7 @@ from drkit.catalog.find import readable_snapshots
 from drkit.errors import DrkitError, UsageError
 from drkit.events import Warned
 from drkit.host.installation import Installation
+from drkit.host.series import begin_again
 from drkit.operations.context import Context
 from drkit.repository.lines import Fork, Line, forks, lines_of, short
 
@@ -90,6 +91,9 @@ def fork(context: Context) -> HostDecided:
                     f"{each.why}: it has to say so itself",
                     hint=f"Run drkit host fork on that machine. If it is gone: drkit host adopt {short(each.marked)}.",
                 )
+        if state.origin and state.origin != own:  # another policy has found the fork: else this one would find it again
+            begin_again(state, state.origin)
+            state.origin = own
         state.fork = ""
         installation.save(context.repository, state)
     return HostDecided(host, policy, own, state.adopted, context.warnings)

@@ -21,6 +21,7 @@ _MAX_TEXT = 64 * 1024
 _MAX_LIST = 100_000
 _ID = re.compile(r"[a-z0-9._-]{1,255}")
 _HEX = re.compile(r"[0-9a-f]+")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]00:00)", re.ASCII)
 
 Check = Callable[[Any], Any]
 """Raises ValueError for what the field must not be."""
@@ -108,6 +109,8 @@ def a_flag(value: Any) -> bool:
 def a_time(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not text")
+    if not _TIME.fullmatch(value):  # any character at all may stand between date and time for Python
+        raise ValueError(f"{value[:40]!a} is not a time as RFC 3339 has it")
     parse_time(value)
     return value
 
