@@ -125,13 +125,18 @@ class ChunkFinder:
         raise error
 
     def _witnesses(self, chunk_id: bytes, own: PackedListing | None) -> Iterator[PackedListing]:
-        """Yield the directories that may list a chunk: the pack's own, those of packs that the index names too, all."""
+        """Yield the directories that may list a chunk: the pack's own, those of packs that the index names too, all.
+
+        Last comes what the index says of packs whose directories cannot be read.
+        """
         repository = self._repository
         if own is not None:
             yield own
         if repository.index_is_read:
             yield from repository.directories.some(repository.index.other_packs(chunk_id))
         yield from repository.directories.holders(chunk_id)
+        if repository.index_is_read:
+            yield from repository.index.doubted
 
 
 def _places(pack: PackedListing, chunk_id: bytes) -> list[Location]:

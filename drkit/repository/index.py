@@ -174,6 +174,8 @@ class Index:
         self._keys: list[bytes] = []
         self._key_numbers: dict[bytes, int] = {}
         self._places: dict[bytes, bytes] = {}
+        self.doubted: list[PackedListing] = []
+        """What is said of packs that are listed differently and whose own directory cannot be read: any may be true."""
         self._more: dict[bytes, list[int]] = {}
         """The packs of a chunk that several list, besides its place."""
         self.pack_sizes: dict[bytes, int] = {}

@@ -58,8 +58,9 @@ def index_for_reading(storage: Storage, sealer: ObjectSealer) -> tuple[Index, li
     if any(error.object_name.startswith(INDEX_PREFIX) for error in damage):
         damage += add_unlisted_packs(index, storage, sealer)
     damage += loading.other_sizes()
-    for pack in (*loading.doubted.values(), *loading.missing.values()):
+    for pack in (*loading.listings_in_doubt(), *loading.missing.values()):
         index.add_unknown(pack)  # what cannot be read there names this pack
+    index.doubted = [pack for pack in loading.listings_in_doubt() if pack.pack_id in loading.unread]
     return index, damage
 
 
@@ -79,8 +80,10 @@ class _Loading:
         self.index = Index()
         self.missing: dict[bytes, PackedListing] = {}
         """Packs that are listed and not in the storage, or not in this size."""
-        self.doubted: dict[bytes, PackedListing] = {}
-        """Packs that are listed twice differently, or impossibly, each as it was listed last."""
+        self.doubted: dict[bytes, dict[int, PackedListing]] = {}
+        """Packs that are listed twice differently, or impossibly, with all that is said of each."""
+        self.unread: set[bytes] = set()
+        """Those of them whose own directory cannot be read."""
         self._first: dict[bytes, int] = {}
 
     def load(self) -> list[IntegrityError]:
@@ -95,10 +98,14 @@ class _Loading:
         for pack_id, found in read_directories(self._storage, self._sealer, sizes):
             if isinstance(found, IntegrityError):
                 damage.append(found)
+                self.unread.add(pack_id)
                 continue
             damage.append(lie(pack_id))
             self.index.add(PackListing(pack_id, sizes[pack_id], found).packed(), self._keys)
         return damage
+
+    def listings_in_doubt(self) -> list[PackedListing]:
+        return [pack for listings in self.doubted.values() for pack in listings.values()]
 
     def other_sizes(self) -> Iterator[IntegrityError]:
         """Yield the damage of packs that have another size than the index says: either of them is wrong."""
@@ -110,12 +117,15 @@ class _Loading:
 
     def _add(self, key: str) -> None:
         for pack in get_index(self._storage, self._sealer, key):
-            if pack.pack_id in self._without or pack.pack_id in self.doubted:
+            if pack.pack_id in self._without:
                 continue
             listed = hash(pack)  # 8 bytes to remember in place of all entries
+            if pack.pack_id in self.doubted:
+                self.doubted[pack.pack_id][listed] = pack
+                continue
             first = self._first.setdefault(pack.pack_id, listed)
             if pack.pack_id in self._stored and (first != listed or not pack.is_possible()):
-                self.doubted[pack.pack_id] = pack
+                self.doubted[pack.pack_id] = {listed: pack}
             elif self._stored.get(pack.pack_id) == pack.size:
                 self.index.add(pack, self._keys)
             else:

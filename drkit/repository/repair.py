@@ -52,8 +52,9 @@ def repair_index(repository: Repository) -> Repaired:
             result.lying.append(_lying(key, wrong))
     going = {error.object_name for error in result.lying}
     kept = {pack for key, listed in objects.items() if key not in going for pack in listed}
-    # Of a damaged pack, what the objects that go say may be all there is.
-    untold = {pack for key in going for pack in objects[key] if pack.pack_id in packs.damaged}
+    # Of a damaged pack that no other object lists, what the objects that go say may be all there is.
+    told = {pack.pack_id for pack in kept}
+    untold = {pack for key in going for pack in objects[key] if pack.pack_id in packs.damaged.keys() - told}
     batch = IndexBatch(storage, sealer)
     for pack in [*packs.truth.values(), *sorted(untold)]:
         if pack in kept:

@@ -52,13 +52,15 @@ class Survey:
     def is_there(self, pack: PackedListing) -> bool:
         return self.stored.get(pack.pack_id) == pack.size
 
-    def require_agreement(self) -> None:
+    def require_agreement(self, repository: Repository) -> None:
         """Raise IntegrityError if two listings of a pack that is there differ: nobody knows then what lies in it."""
         first: dict[bytes, tuple[str, PackedListing]] = {}
         for key, packs in self.objects.items():
             for pack in packs:
                 where, other = first.setdefault(pack.pack_id, (key, pack))
                 if other != pack and pack.pack_id in self.stored:
+                    if repository.directories.of(pack.pack_id) is None:
+                        raise _listed_differently(pack.pack_id, key, where)
                     raise lying_index(key, pack.pack_id, f"differently from {where}")
 
     def settle_homes(self, going: frozenset[bytes], doubtful: frozenset[bytes]) -> None:
@@ -131,7 +133,7 @@ def survey(
     records = list(snapshots)
     for _ in range(ATTEMPTS):
         found = _read_index(repository)
-        found.require_agreement()
+        found.require_agreement(repository)
         found.settle_homes(going, doubtful)
         try:
             _find_needed(repository, found, records)
@@ -147,6 +149,17 @@ def survey(
     raise StorageUnavailable(
         f"the packs of {repository.storage.url} changed {ATTEMPTS} times while they were read",
         hint="Run the same command again.",
+    )
+
+
+def _listed_differently(pack_id: bytes, one: str, other: str) -> IntegrityError:
+    """The error for a pack that is damaged, so that nobody can tell which of two index objects is right about it."""
+    key = pack_key(pack_id)
+    return IntegrityError(
+        f"{key} is damaged, and {one} and {other} list it differently: what it holds is unclear, so nothing is removed",
+        hint="Restore that pack from a copy of the repository. If there is none: forget what drkit check says it hits, "
+        "move the pack away, and run drkit repair index.",
+        object_name=key,
     )
 
 
