@@ -27,9 +27,9 @@ from drkit.repository.format.snapshot import (
     tree_chunk_ids,
 )
 from drkit.repository.format.tree import EXTENT, Member
-from drkit.repository.holders.custody import holds_right_key
+from drkit.repository.holders.custody import holds_another_key
 from drkit.repository.index import ATTEMPTS, Index, PackedListing, index_keys, read_index
-from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, open_wrap
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix
 from drkit.repository.pack_reader import Held, PacksRead, held, read_directories, read_packs, stored_packs
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
@@ -220,22 +220,11 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
         except IntegrityError as error:
             report.found(info.key, error.message)
             continue
-        if _holds_wrong_key(repository, info.key):
+        if kind == "wrap" and holds_another_key(repository, info.key):
             report.notes[info.key] = "holds another key than its place says: somebody put it there; it serves nobody"
         else:
             whole.add(info.key.rpartition("/")[0] + "/")
     return whole
-
-
-def _holds_wrong_key(repository: Repository, name: str) -> bool:
-    """Whether an identity at hand opens this wrap and finds another key in it. Without one nobody can tell."""
-    if kind_of(name) != "wrap":
-        return False
-    try:
-        opened = open_wrap(repository.storage, name, repository.id, repository.identities)
-    except (IntegrityError, ObjectNotFound):
-        return False  # such as a wrap for a repository that was never made
-    return opened is not None and not holds_right_key(repository, name, opened[1])
 
 
 def _check_packs(repository: Repository, report: Report, read: PacksRead) -> dict[bytes, Held]:

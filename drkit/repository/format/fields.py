@@ -16,9 +16,9 @@ from drkit.repository.format.snapshot import parse_time
 TREE = "tree"
 MAX_NUMBER = 2**53 - 1
 """The largest number that every JSON reader takes exactly."""
-_MAX_NAME = 4096
+MAX_NAME = 4096
 _MAX_TEXT = 64 * 1024
-_MAX_LIST = 100_000
+MAX_LIST = 100_000
 _ID = re.compile(r"[a-z0-9._-]{1,255}")
 _HEX = re.compile(r"[0-9a-f]+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]00:00)", re.ASCII)
@@ -67,7 +67,7 @@ def any_text(value: Any) -> str:
 def a_name(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not text")
-    if not value or len(value) > _MAX_NAME:
+    if not value or len(value) > MAX_NAME:
         raise ValueError(f"a name of {len(value)} characters")
     if not value.isprintable():
         raise ValueError("a name with control characters")
@@ -121,7 +121,7 @@ def hex_bytes(size: int, value: Any) -> str:
     return value
 
 
-def a_list(check: Check, value: Any, *, longest: int = _MAX_LIST) -> list[Any]:
+def a_list(check: Check, value: Any, *, longest: int = MAX_LIST) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("not a list")
     if len(value) > longest:

@@ -107,6 +107,15 @@ def holds_right_key(repository: Repository, wrap: str, key: bytes) -> bool:
     return repository.keys.fits(bytes.fromhex(purpose), key) is not False
 
 
+def holds_another_key(repository: Repository, wrap: str) -> bool:
+    """Whether an identity at hand opens this wrap and finds another key in it. Without one nobody can tell."""
+    try:
+        opened = open_wrap(repository.storage, wrap, repository.id, repository.identities)
+    except (IntegrityError, ObjectNotFound):
+        return False  # such as a wrap for a repository that was never made
+    return opened is not None and not holds_right_key(repository, wrap, opened[1])
+
+
 def grant(repository: Repository, holders: Sequence[Holder]) -> int:
     """Give each of these holders a whole wrap of every data key, then of the meta key. Returns how many were made.
 
@@ -213,7 +222,7 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
             repository.storage.delete(wrap.key)
         except AccessDenied as error:
             # A wrap that somebody forged, and locked for years, opens nothing: it must not stop all others.
-            if not _holds_another_key(repository, wrap):
+            if not holds_another_key(repository, wrap.key):
                 denied.append(error)
         else:
             gone.add(wrap.key)
@@ -224,15 +233,6 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
             hint="Where their lock has not ended, run the same command again once it has.",
         )
     return len(gone)
-
-
-def _holds_another_key(repository: Repository, wrap: ListedWrap) -> bool:
-    """Whether an identity at hand opens this wrap, and finds a key in it that is not the right one."""
-    try:
-        opened = open_wrap(repository.storage, wrap.key, repository.id, repository.identities)
-    except (IntegrityError, ObjectNotFound):
-        return False
-    return opened is not None and not holds_right_key(repository, wrap.key, opened[1])
 
 
 def _opens(repository: Repository, wrap: ListedWrap, right: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -245,6 +246,27 @@ def test_trees_in_fields_that_this_version_does_not_know_count_too() -> None:
         "tree",
         "later[0][0].tree",
     }
+
+
+@pytest.mark.parametrize(
+    ("later", "problem"),
+    [
+        ([{"tree": []}] * 100_001, "more than 100000 lists named tree"),
+        ({"k" * 4096: {"tree": []}}, "at a path of more than 4096 characters"),
+    ],
+)
+def test_too_many_or_too_deep_trees_are_damage(later: Any, problem: str) -> None:
+    with pytest.raises(IntegrityError, match=problem):
+        decode_snapshot(changed(lambda fields: fields.update(later=later)), source="snapshots/x")
+
+
+def test_a_long_key_above_many_values_takes_no_memory_for_each() -> None:
+    text = changed(lambda fields: fields.update({"k" * 4000: {f"{number}": [] for number in range(20_000)}}))
+    tracemalloc.start()
+    decode_snapshot(text, source="snapshots/x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000  # 80 MB if each had a path of its own
 
 
 # --- origin and copies
