@@ -95,7 +95,8 @@ def fork(context: Context) -> HostDecided:
                     f"{each.why}: it has to say so itself",
                     hint=f"Run drkit host fork on that machine. If it is gone: drkit host adopt {short(each.marked)}.",
                 )
-        if not state.fork and state.origin == own and state.newest is not None:
+        is_settled = state.adopted or any(each.origin == own and each.fork for each in snapshots)
+        if state.newest is not None and state.origin == own and not state.fork and not is_settled:
             # Nothing has shown yet that there are two: both still have this key, and the other one keeps it.
             own = installation.new_key(own).public.hex()
         if state.origin and state.origin != own:  # another policy has found the fork: else this one would find it again

@@ -44,3 +44,31 @@ def test_a_clone_is_shown_and_settled(tmp_path: Path, drkit_cli: DrkitCli, rng: 
     document = json.loads(run("host", "fork", "--json"))
     assert (document["origin"], document["adopted"]) == (clone.origin, [web.origin])
     assert "an origin like 00" in run("host", "adopt", "00", code=2)
+
+
+def test_a_clone_that_says_so_before_any_backup_leaves_the_original_alone(
+    tmp_path: Path, drkit_cli: DrkitCli, rng: random.Random
+) -> None:
+    site = Site(tmp_path, rng)
+    web = site.machine("web")
+    web.backup()
+    clone = web.clone("clone")
+    policy = site.policy("web", "shop")
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = drkit_cli(*arguments, "--policy", policy, env={"DRKIT_STATE_DIR": str(clone.state)})
+        assert done.code == code, done
+        return done.stdout + done.stderr
+
+    assert "is empty" in run("host", "adopt", "", code=2)
+    assert "goes on with" in run("host", "adopt", web.origin, code=2)
+    own = json.loads(run("host", "fork", "--json"))["origin"]
+    assert own != web.origin
+    clone.backup()
+    assert json.loads(run("host", "fork", "--json"))["origin"] in (own, clone.origin)
+    web.backup()
+    run("prune", "--yes-really")
+    assert {line["origin"]: line["snapshots"] for line in json.loads(run("host", "show", "--json"))["series"]} == {
+        web.origin: 2,
+        own: 1,
+    }
