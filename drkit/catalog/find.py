@@ -48,10 +48,18 @@ def readable_snapshots(repository: Repository) -> tuple[list[Snapshot], list[Int
 
 def find_snapshot(repository: Repository, reference: str, scope: Scope = ANY) -> Snapshot:
     """Return one snapshot by its id, an unambiguous part of it, or `latest`."""
+    return find_snapshots(repository, [reference], scope)[0]
+
+
+def find_snapshots(repository: Repository, references: Sequence[str], scope: Scope = ANY) -> list[Snapshot]:
+    """As `find_snapshot`, several of them from one reading of the records."""
     snapshots, damaged = readable_snapshots(repository)
-    if reference == LATEST:
-        return _latest(snapshots, scope.admits, "a snapshot", damaged)
-    return by_id(snapshots, reference, damaged)
+    return [
+        _latest(snapshots, scope.admits, "a snapshot", damaged)
+        if reference == LATEST
+        else by_id(snapshots, reference, damaged)
+        for reference in references
+    ]
 
 
 def find_target(

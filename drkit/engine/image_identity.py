@@ -16,6 +16,8 @@ from drkit.errors import CaptureFailed, DrkitError, IntegrityError
 # plus a little for tar's headers and the metadata.
 _SPOOL_SHARE = 1.05
 _SPOOL_MARGIN = 64 << 20
+_MAX_DIGESTS = 100
+"""Digests under which registries know an image, of which an image may have any number."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def image_identity(document: Document, ref: str) -> ImageIdentity:
     return ImageIdentity(
         image_id=str(document["Id"]),
         tags=tuple(tag for tag in tags if tag in (wanted, ref)),
-        repo_digests=tuple(sorted(document.get("RepoDigests") or [])),
+        repo_digests=tuple(sorted(document.get("RepoDigests") or [])[:_MAX_DIGESTS]),
         os=str(document.get("Os") or ""),
         architecture=str(document.get("Architecture") or ""),
         variant=str(document.get("Variant") or ""),

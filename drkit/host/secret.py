@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
-from drkit.errors import DrkitError
+from drkit.errors import DrkitError, reason
 from drkit.events import LOGGED, Events
 from drkit.host.private_file import replace
 from drkit.repository.format.digest import keyed_digest
@@ -34,9 +34,11 @@ class HostSecret:
             return self._read()
         except FileNotFoundError:
             pass
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            why = reason(error) if isinstance(error, OSError) else "it is damaged"
             self._events.warn(
-                f"{self._path} cannot be read: another secret takes its place, documents are stored again"
+                f"cannot use {self._path}: {why}. Another secret takes its place, so documents are stored once more",
+                hint="Find out what changed the file: only drkit should.",
             )
         fresh = os.urandom(_SIZE)
         try:
@@ -44,7 +46,7 @@ class HostSecret:
             return self._read()  # of two runs that make it at once, both use the one that stays
         except (DrkitError, OSError, ValueError) as error:
             self._events.warn(
-                f"{error}: documents are stored again at every backup",
+                f"{error}: documents are stored again by every backup",
                 hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
             )
             return fresh

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 from drkit import __version__
@@ -25,6 +26,7 @@ from drkit.repository.absence import missing_in
 from drkit.repository.format.compression import Compression
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.kinds import Kind, Status
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Documents, Snapshot, Target, format_time, stored_helper
 from drkit.repository.holders.custody import recipient_differences
@@ -34,6 +36,9 @@ from drkit.repository.writer import RunWriter
 from drkit.targets import KINDS
 from drkit.targets.base import Capturing, Planned, Ready
 from drkit.targets.pipes import capture_of
+
+_ROOM = SEALED["snapshot"].payload // 2
+"""Bytes of a record for what it says of its targets; the other half is for the chunks of their trees."""
 
 
 def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tuple[Snapshot, int]:
@@ -84,15 +89,22 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         RunWriter(repository, ready.run_id, recipients, host=host, compression=compression) as writer,
         ChunkReader(repository) as reader,
     ):
+        if writer.unreadable_mark is not None:
+            events.warn(
+                f"{writer.unreadable_mark.message}: this run relies on nothing older, and stores everything again",
+                hint=writer.unreadable_mark.hint,
+            )
         for error in writer.damage:
-            events.warn(f"{error.message}: what it lists is stored again", hint="Run drkit check.")
+            events.warn(error.message, hint=error.hint)
         capturing = Capturing(context.engine, repository, reader, writer, ready, salt, context.now, events)
         texts: list[str | None] = []
+        room = _ROOM
         for planned in ready.targets:
             previous = previous_target(before, planned.kind, planned.name)
-            target, text = _capture(capturing, planned, previous)
+            target, text = _capture(capturing, planned, previous, room)
             record.targets.append(target)
             texts.append(text)
+            room -= _size(target)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
@@ -102,6 +114,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
             record.finished = format_time(context.now + timedelta(seconds=time.monotonic() - clock))
             series.commit(writer, record)
             listed.append(record.id)
+        context.warn_of_damage(told=writer.damage)
     for target, text in zip(record.targets, texts, strict=True):
         target.error = text  # with all that was said, for whoever looks at this run
     seen.remember(found, listed)
@@ -128,10 +141,16 @@ def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapsho
         raise
 
 
-def _capture(capturing: Capturing, planned: Planned, previous: Target | None) -> tuple[Target, str | None]:
+def _size(target: Target) -> int:
+    """How many bytes a target takes in a record, without the chunks of its tree."""
+    return len(json.dumps(asdict(replace(target, tree=[]))))
+
+
+def _capture(capturing: Capturing, planned: Planned, previous: Target | None, room: int) -> tuple[Target, str | None]:
     """Capture one target. Its own errors are in the result; those of the repository are raised.
 
     The target holds an error as it is recorded, where the meta key alone opens it. The whole text comes beside it.
+    What a target says of itself may take `room` bytes of the record: text from a volume or an image fails its own one.
     """
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
@@ -142,6 +161,9 @@ def _capture(capturing: Capturing, planned: Planned, previous: Target | None) ->
         target.started = format_time(min(capturing.now, capturing.engine.time()))
         KINDS[planned.kind].capture(capturing, planned, target, previous)
         capturing.writer.flush()
+        if (size := _size(target)) > room:
+            target = Target(planned.kind, planned.name, started=target.started)
+            raise CaptureFailed(f"{target.title}: its texts take {size} bytes, and the record has {room} left")
     except RepositoryError:
         raise
     except DrkitError as error:

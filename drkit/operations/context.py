@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from drkit.access.access import Access, mirror_access, new_mirror_access, repository_access
 from drkit.access.identities import AskPassphrase
 from drkit.access.passphrases import Asker, warn_if_exposed
-from drkit.errors import DrkitError, UsageError
+from drkit.errors import DrkitError, IntegrityError, UsageError
 from drkit.events import LOGGED, Collected, Events, Warned
 from drkit.host.name import host_id
 from drkit.host.seen import Found
@@ -175,10 +175,12 @@ class Context:
                 hint="Install a newer drkit.",
             )
 
-    def warn_of_damage(self) -> None:
-        """Warn of damage to the index that did not prevent the operation."""
+    def warn_of_damage(self, told: Collection[IntegrityError] = ()) -> None:
+        """Warn of damage to index and packs that did not prevent the operation, except what was `told` already."""
+        known = {error.message for error in told}
         for error in self.repository.damage:
-            self.events.warn(f"worked around damage: {error.message}", hint="Run drkit check.")
+            if error.message not in known:
+                self.events.warn(f"worked around damage: {error.message}", hint=error.hint or "Run drkit check.")
 
     # --- engine
 

@@ -12,6 +12,7 @@ from drkit.errors import DrkitError, IntegrityError, PartialFailure, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.operations.context import Context
 from drkit.repository.absence import missing, named_before
+from drkit.repository.commit.marks import require_marks
 from drkit.repository.forgot import Forgotten, Owner, note_forgotten, note_present, numbers_of
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
@@ -74,6 +75,7 @@ def _copy(context: Context, place: Access, references: Sequence[str] = ()) -> Co
     mirror = open_mirror(source, open_access(place, cached=True, events=context.events))
     done = copy_into(source, mirror, references, host=context.host, events=context.events)
     mirror.storage.keep_reserve()
+    context.warn_of_damage()
     done.warnings = context.warnings
     return done
 
@@ -86,7 +88,12 @@ def copy_into(
     host: str,
     events: Events = LOGGED,
 ) -> CopyResult:
-    """As `copy`, into a mirror that is open."""
+    """As `copy`, into a mirror that is open.
+
+    Raises IntegrityError for a mark of the mirror that does not open: a copy would have to send every chunk again for
+    each snapshot, and could not tell which keys are about to go.
+    """
+    require_marks(mirror.storage, mirror.objects)
     snapshots, damaged = readable_snapshots(source)
     mirrored = readable_snapshots(mirror)[0]
     there = {_identity(snapshot) for snapshot in mirrored}
@@ -127,7 +134,7 @@ def copy_into(
             done.copied.append(CopiedSnapshot(snapshot.id, record.id, transfer.bytes_sent - before))
     note_present(mirror, numbers_of(arrived))
     for damage in transfer.damage.values():
-        events.warn(f"{damage.message}: what it lists was sent again", hint="Run drkit check on the mirror.")
+        events.warn(f"mirror: {damage.message}", hint=damage.hint)
     done.bytes = transfer.bytes_sent
     return done
 

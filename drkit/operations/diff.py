@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drkit.catalog.find import find_snapshot
+from drkit.catalog.find import find_snapshots
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Kind
 from drkit.repository.format.names import display_path
@@ -38,7 +38,7 @@ def diff(context: Context, old: str, new: str) -> DiffResult:
 
     What is in fields that this version does not know is not compared, which is a warning.
     """
-    before, after = find_snapshot(context.repository, old), find_snapshot(context.repository, new)
+    before, after = find_snapshots(context.repository, [old, new])
     context.warn_of_newer()
     for snapshot in (before, after):
         for tree in snapshot.unknown:

@@ -62,7 +62,7 @@ def forget_snapshots(
                     hint="Find out why. If it was right, add --yes-really: then nobody looks for it any more.",
                 )
         _refuse(snapshots, chosen, broken)
-    numbers = numbers_of(snapshot for snapshot in snapshots if snapshot.id in chosen)
+    numbers = numbers_of(snapshot for snapshot in snapshots if snapshot.id in chosen and snapshot.id not in gone)
     for run_id in chosen:
         if run_id in lost:
             numbers.setdefault(lost[run_id].owners[0], []).append(lost[run_id].record.sequence)

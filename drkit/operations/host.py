@@ -10,6 +10,7 @@ from drkit.catalog.find import readable_snapshots
 from drkit.errors import DrkitError, UsageError
 from drkit.events import Warned
 from drkit.host.installation import Installation
+from drkit.host.series import begin_again
 from drkit.operations.context import Context
 from drkit.repository.lines import Fork, Line, forks, lines_of, short
 
@@ -62,7 +63,10 @@ def adopt(context: Context, origin: str | None = None) -> HostDecided:
         state = installation.series(context.repository, host, policy)
         own = installation.origin
         lines = [line for line in lines_of(snapshots) if line.signed and (line.host, line.policy) == (host, policy)]
-        taken = _origins(_chosen(lines, {own, *state.adopted}, origin))
+        chosen = _chosen(lines, {own, *state.adopted}, origin)
+        if own == chosen.origins[0] and not state.fork:
+            raise UsageError(f"this installation goes on with {chosen.title} already", hint="See drkit host show.")
+        taken = _origins(chosen)
         # Whoever took our own origin over has told everybody to: with our key we could only contend for it.
         if not own or own in taken:
             own = installation.new_key(own).public.hex()
@@ -75,6 +79,7 @@ def adopt(context: Context, origin: str | None = None) -> HostDecided:
 def fork(context: Context) -> HostDecided:
     """Let the series of this installation stand for itself, beside any other of its host and policy.
 
+    Where no backup has noticed yet that this installation is a copy, it gets a key of its own, and begins a new series.
     Changes the state directory alone: the next backup tells the repository. Raises DrkitError where another
     installation has to say which is which.
     """
@@ -90,6 +95,12 @@ def fork(context: Context) -> HostDecided:
                     f"{each.why}: it has to say so itself",
                     hint=f"Run drkit host fork on that machine. If it is gone: drkit host adopt {short(each.marked)}.",
                 )
+        if not state.fork and state.origin == own and state.newest is not None:
+            # Nothing has shown yet that there are two: both still have this key, and the other one keeps it.
+            own = installation.new_key(own).public.hex()
+        if state.origin and state.origin != own:  # another policy has found the fork: else this one would find it again
+            begin_again(state, state.origin)
+            state.origin = own
         state.fork = ""
         installation.save(context.repository, state)
     return HostDecided(host, policy, own, state.adopted, context.warnings)
@@ -97,6 +108,8 @@ def fork(context: Context) -> HostDecided:
 
 def _chosen(lines: Sequence[Line], ours: set[str], origin: str | None) -> Line:
     """Return the line that is meant. Without a name it must be the only one that is not ours."""
+    if origin == "":
+        raise UsageError("the name of an origin is empty", hint="Name one that drkit host show lists, or none.")
     if origin is None:
         found = [line for line in lines if not ours & {*line.origins}]
     else:

@@ -16,7 +16,7 @@ from drkit.host.private_file import write_new
 from drkit.operations.context import Context, found_at
 from drkit.report.program.bundle import Program, pack_program, store_program
 from drkit.report.recovery_kit import Kit, kit_html, make_kit
-from drkit.repository.keys.identity import Identity, check_recipient, generate_identity
+from drkit.repository.keys.identity import Identity, generate_identity, parse_recipient
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import put_escrow
 from drkit.repository.mirror.mirror import create_mirror, open_mirror
@@ -74,8 +74,7 @@ def init(
         raise UsageError(
             "init needs a place for the keys", hint="Set repository.identity_file and recipients_file in the policy."
         )
-    for recipient in escrow:
-        check_recipient(recipient, source="escrow recipient")
+    escrow = [parse_recipient(recipient, source="escrow recipient") for recipient in escrow]
     storage, capabilities = _new_place(access, context.events)
     packed = pack_program(context.events) if with_program else None
     new_file = access.identity_file if access.identity_file and not access.identity_file.exists() else None

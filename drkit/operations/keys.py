@@ -28,7 +28,7 @@ from drkit.repository.holders.custody import (
     revoke,
 )
 from drkit.repository.holders.every_key import open_every_key
-from drkit.repository.keys.identity import Identity, check_recipient
+from drkit.repository.keys.identity import Identity, parse_recipient
 from drkit.repository.keys.labels import MAX_NAME, Holder, is_name
 from drkit.repository.keys.wraps import format_meta_key, open_escrow
 from drkit.repository.proofs import Proof, add_proof, read_proofs
@@ -103,6 +103,7 @@ def list_keys(context: Context) -> KeyList:
 def add(context: Context, recipient: str, name: str = "") -> Changed:
     """Let one more recipient open everything. A rerun finishes an interrupted one."""
     changed = add_recipient(context.repository, recipient, name)
+    [recipient] = changed.recipients
     path = context.access.recipients_file
     if path is not None and path.exists() and recipient not in read_recipients(path):
         context.events.warn(
@@ -271,7 +272,7 @@ def key_list(repository: Repository) -> KeyList:
 
 def add_recipient(repository: Repository, recipient: str, name: str = "") -> Changed:
     """Let one more recipient open everything. A rerun finishes an interrupted one."""
-    check_recipient(recipient, source="the recipient")
+    recipient = parse_recipient(recipient, source="the recipient")
     if not is_name(name):
         raise UsageError(f"--name is not a printable text of at most {MAX_NAME} characters", hint="Give a short name.")
     made = grant(repository, [Holder(recipient, name)])
@@ -296,7 +297,11 @@ def remove_recipient(repository: Repository, reference: str) -> Changed:
 
 
 def _find(custody: Custody, reference: str) -> Holder:
-    found = [holder for holder in custody.holders() if reference in (holder.recipient, holder.name)]
+    found = [
+        holder
+        for holder in custody.holders()
+        if reference in (holder.recipient, holder.name) or reference.startswith(f"{holder.recipient} ")
+    ]
     if len(found) == 1:
         return found[0]
     if found:

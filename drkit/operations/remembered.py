@@ -13,10 +13,13 @@ from drkit.repository.repository import Repository
 def remembered(context: Context, repository: Repository) -> list[Expected]:
     """Return the newest record of each series that this host committed to this very repository, not to its mirror.
 
-    Where its files cannot be read, that is a warning: then nobody here can tell whether they are gone.
+    A file that cannot be read is a warning, and no error: the run itself does not need it.
     """
     try:
         return newest_records(Installation(context.state), repository)
     except DrkitError as error:
-        context.events.warn(f"{error.message}, nor whether the newest of them are there", hint=error.hint)
+        context.events.warn(
+            f"{error.message}. Whether the newest snapshots of this host are still there was not checked",
+            hint=error.hint,
+        )
         return []

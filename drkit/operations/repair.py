@@ -1,4 +1,4 @@
-"""`drkit repair`: rebuild what can be derived from other objects. Never removes anything."""
+"""`drkit repair`: rebuild what can be derived from other objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from drkit.repository.repair import Repaired
 
 
 def repair_index(context: Context) -> Repaired:
-    """List every pack that no readable index object lists in a new one, from the pack's own directory."""
+    """List every pack as its own directory does, and delete index objects that say something else."""
     repository = context.uncached_repository
     for _ in repository.snapshots():
         pass  # read for what they require

@@ -23,6 +23,7 @@ from drkit.access.access import Access
 from drkit.report.program.bundle import BY_HAND, DIRECTORY, Program
 from drkit.report.program.source import Source, installed_source
 from drkit.repository.holders.custody import read_custody
+from drkit.repository.keys.identity import shown_recipient
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import ESCROW_PREFIX
 from drkit.repository.repository import Repository
@@ -54,6 +55,11 @@ class Kit:
     made: datetime
     source: Source
     program: Program | None = None
+
+    @property
+    def has_line(self) -> bool:
+        """Whether an identity may be one line, as those of age are."""
+        return self.unknown_holders or any(holder.recipient.startswith("age1") for holder in self.holders)
 
 
 def fingerprint(recipient: str) -> str:
@@ -98,7 +104,10 @@ def _about(kit: Kit) -> Section:
     shown = 4 if kit.program else 5  # so that it stays one page
     for number, holder in enumerate(kit.holders[:shown]):
         lead = "Opened by      " if number == 0 else _INDENT
-        lines += [f"{lead}{holder.recipient}", f"{_INDENT}{fingerprint(holder.recipient)}  {holder.name}".rstrip()]
+        lines += [
+            f"{lead}{shown_recipient(holder.recipient)}",
+            f"{_INDENT}{fingerprint(holder.recipient)}  {holder.name}".rstrip(),
+        ]
     more = [f"and {len(kit.holders) - shown} more: drkit key list"] if len(kit.holders) > shown else []
     more += ["and others whose names this host does not know"] if kit.unknown_holders or not kit.holders else []
     lines += [_INDENT + ", ".join(more)] if more else []
@@ -112,13 +121,12 @@ _INDENT = " " * 15
 
 def _identity(kit: Kit) -> Section:
     where = f"On the host it is {kit.identity_place}." if kit.identity_place else "It is not on the host of this kit."
+    place = ["Write its line here, or glue a copy here:", "", f"AGE-SECRET-KEY-1{'_' * 58}"]
     return Section(
         "Identity: the secret that opens the backups",
         [
             f"{where} Whoever has it reads everything.",
-            "Write its line here, or glue a copy here:",
-            "",
-            f"AGE-SECRET-KEY-1{'_' * 58}",
+            *(place if kit.has_line else ["It is the file of an SSH private key. Glue a copy here:", "", ""]),
             "",
             f"A copy is kept at {'_' * 30}  by {'_' * 24}",
         ],
@@ -137,9 +145,10 @@ def _restore(kit: Kit) -> Section:
     if is_s3(kit.url):
         exports.append("export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...")
     program = _from_program(kit, kit.program) if kit.program else _from_source(kit.source)
+    secret = "type the identity's line" if kit.has_line else "paste the SSH private key"
     return Section(
         "On a bare Debian host, as root",
-        [*program.text, "After cat, type the identity's line, Return, Ctrl-D."],
+        [*program.text, f"After cat, {secret}, Return, Ctrl-D."],
         [
             f"apt-get install -y {' '.join(sorted(['docker.io', 'python3-venv', *program.packages]))}",
             *exports,
@@ -218,6 +227,8 @@ def _by_hand(kit: Kit) -> Section:
         text = ["drkit's FORMAT.md describes the repository, and has a program that writes any backup as a tar:"]
         by_hand, pyrage = BY_HAND, "with Python and pip install pyrage"
     text.append(f"python3 {by_hand} REPOSITORY identity.txt SNAPSHOT TARGET > target.tar")
+    if not kit.has_line:
+        text.append("It takes identities of age alone: change one line of it to pyrage.ssh.Identity.from_buffer.")
     if not kit.escrows:
         return Section("Without drkit", text, [])
     return Section(

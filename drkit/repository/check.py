@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, counted
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, RepositoryError, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.repository.absence import Expected, missing
 from drkit.repository.commit.marks import get_mark
 from drkit.repository.commit.session import get_session
-from drkit.repository.forgot import is_note, read_forgotten
-from drkit.repository.format.names import LOCKED_PREFIXES, display_path
-from drkit.repository.format.packs import pack_id_of, pack_key
+from drkit.repository.forgot import read_forgotten
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED, WRAP
+from drkit.repository.format.names import LOCKED_PREFIXES, check_content_name, display_path
+from drkit.repository.format.packs import encode_entries, pack_id_of, pack_key
 from drkit.repository.format.snapshot import (
     SNAPSHOT_PREFIX,
     Snapshot,
@@ -25,16 +27,15 @@ from drkit.repository.format.snapshot import (
     tree_chunk_ids,
 )
 from drkit.repository.format.tree import EXTENT, Member
-from drkit.repository.holders.custody import holds_right_key, is_key_wrap
-from drkit.repository.index import ATTEMPTS, Index, index_keys, read_index
-from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, get_wrap, open_wrap
-from drkit.repository.pack_reader import PacksRead, read_directories, read_packs, stored_packs
+from drkit.repository.holders.custody import holds_another_key
+from drkit.repository.index import ATTEMPTS, Index, PackedListing, index_keys, read_index
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix
+from drkit.repository.pack_reader import Held, PacksRead, held, read_directories, read_packs, stored_packs
 from drkit.repository.proofs import read_proofs
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 
 FILES_NAMED = 1000
-_PREFIXES = ("config", "keys", "packs", "index", "snapshots", "sessions", "marks", "proofs", "forgot", "program")
 
 
 @dataclass
@@ -62,6 +63,8 @@ class Report:
     findings: dict[str, Damage] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     """Harmless facts worth knowing, by object: unfinished work, files that are not part of the repository."""
+    index_is_wrong: bool = False
+    """Whether drkit repair index has something to do."""
     seed: str | None = None
     """What chooses the same packs again, where only some were read."""
     warnings: list[Warned] = field(default_factory=list)
@@ -72,6 +75,7 @@ class Report:
 
     def include(self, other: Report) -> None:
         """Add the findings of another report."""
+        self.index_is_wrong |= other.index_is_wrong
         for each in other.findings.values():
             ours = self.found(each.object, each.problem)
             if ours is not each:
@@ -88,10 +92,10 @@ class Report:
         """The error that decides the exit code: None if nothing is damaged."""
         if self.ok:
             return None
-        return IntegrityError(
-            f"damaged or missing: {counted(len(self.findings), 'object')}",
-            hint="Restore them from a copy of the repository, or move them away: drkit backup then stores them again.",
-        )
+        hint = "Restore them from a copy of the repository, or move them away: drkit backup then stores them again."
+        if self.index_is_wrong:
+            hint = "Run drkit repair index, then drkit check again: what it still names must come from a copy."
+        return IntegrityError(f"damaged or missing: {counted(len(self.findings), 'object')}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,11 @@ class _Structure:
     """
 
     whole: Index
-    """Chunks in packs that look whole."""
+    """Chunks in packs that look whole, where the index and the packs themselves place them."""
     lost: Index
     """Chunks that the index places in packs that are missing or damaged."""
+    invented: dict[bytes, str]
+    """Chunks that an index object places in packs which do not hold them, and that index object."""
     damaged_index: list[str]
     """Index objects that cannot be read: they are to blame for chunks that no other one places."""
     lost_keys: dict[bytes, str]
@@ -119,6 +125,8 @@ class _Structure:
         location = self.lost.get(chunk_id)
         if location is not None:
             return pack_key(location.pack_id), "missing or damaged: the index refers to it"
+        if chunk_id in self.invented:
+            return self.invented[chunk_id], "places a chunk where it is not"
         if self.damaged_index:
             return self.damaged_index[0], "damaged"
         return f"chunk {chunk_id.hex()}", "in no index"
@@ -199,67 +207,62 @@ def _check_keys(repository: Repository, report: Report) -> set[str]:
     """Return the places of keys that have a whole wrap."""
     whole = set()
     for info in repository.storage.list("keys/"):
+        kind = kind_of(info.key)
+        if kind is None:
+            continue
         report.objects += 1
-        report.bytes += info.size
         try:
-            get_wrap(repository.storage, info.key)
+            body = repository.storage.get(info.key, limit=SEALED[kind].stored if kind in SEALED else WRAP)
+            report.bytes += len(body)
+            check_content_name(info.key, body)
         except ObjectNotFound:
             continue  # a prune deleted it since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
             continue
-        if _holds_wrong_key(repository, info.key):
+        if kind == "wrap" and holds_another_key(repository, info.key):
             report.notes[info.key] = "holds another key than its place says: somebody put it there; it serves nobody"
         else:
             whole.add(info.key.rpartition("/")[0] + "/")
     return whole
 
 
-def _holds_wrong_key(repository: Repository, name: str) -> bool:
-    """Whether an identity at hand opens this wrap and finds another key in it. Without one nobody can tell."""
-    if not is_key_wrap(name):
-        return False
-    try:
-        opened = open_wrap(repository.storage, name, repository.id, repository.identities)
-    except (IntegrityError, ObjectNotFound):
-        return False  # such as a wrap for a repository that was never made
-    return opened is not None and not holds_right_key(repository, name, opened[1])
-
-
-def _check_packs(repository: Repository, report: Report, read: PacksRead) -> dict[bytes, int]:
-    """Return the sizes of the packs whose directory is whole. One that is gone is missed only if something needs it."""
+def _check_packs(repository: Repository, report: Report, read: PacksRead) -> dict[bytes, Held]:
+    """Return the packs whose directory is whole. One that is gone is missed only if something needs it."""
     stored = stored_packs(repository.storage)
     report.objects += len(stored)
-    packs = {pack_id: size for pack_id, size in read.whole.items() if pack_id in stored}
+    packs = {pack_id: pack for pack_id, pack in read.whole.items() if pack_id in stored}
     known = packs.keys() | {pack_id_of(error.object_name) for error in read.damaged}
     unread = {pack_id: size for pack_id, size in stored.items() if pack_id not in known}
     for pack_id, found in read_directories(repository.storage, repository.objects, unread):
         if isinstance(found, IntegrityError):
             report.found(pack_key(pack_id), found.message)
         else:
-            packs[pack_id] = stored[pack_id]
+            packs[pack_id] = held(stored[pack_id], encode_entries(found))
     return packs
 
 
-def _check_index(repository: Repository, report: Report, packs: dict[bytes, int], whole_keys: set[str]) -> _Structure:
+def _check_index(repository: Repository, report: Report, packs: dict[bytes, Held], whole_keys: set[str]) -> _Structure:
     """Read the index, and compare it with the packs that are there."""
-    structure = _Structure(Index(), Index(), [], {})
+    structure = _Structure(Index(), Index(), {}, [], {})
     objects, damaged = read_index(repository.storage, repository.objects)
     report.objects += len(objects) + len(damaged)
     for error in damaged:
         report.found(error.object_name, error.message)
         structure.damaged_index.append(error.object_name)
-    for packed in (packed for packs_listed in objects.values() for packed in packs_listed):
-        pack = packed.listing()
-        report.bytes += len(packed.entries)
-        size = packs.get(pack.pack_id)
-        if size == pack.size:
+    lying: list[tuple[str, PackedListing]] = []
+    for key, pack in ((key, pack) for key, packs_listed in objects.items() for pack in packs_listed):
+        report.bytes += len(pack.entries)
+        if pack.pack_id not in packs:
+            # A missing pack is damage only if something needs it: a fenced run lists packs that a prune has deleted.
+            structure.lost.add(pack)
+        elif packs[pack.pack_id] == held(pack.size, pack.entries):
             structure.whole.add(pack)
-            continue
-        # A missing pack is damage only if something needs it: a fenced run lists packs that a prune has deleted.
-        structure.lost.add(pack)
-        if size:
-            report.found(pack_key(pack.pack_id), f"has {size} bytes, the index says {pack.size}")
+        else:
+            lying.append((key, pack))
+    _check_lies(repository, report, structure, lying)
+    listed = structure.whole.pack_sizes.keys() | structure.lost.pack_sizes.keys()
+    report.index_is_wrong |= bool(damaged) or not packs.keys() <= listed
     for key_id in {*structure.whole.key_ids(), *structure.lost.key_ids()} - {TREE_KEY_ID}:
         prefix = data_key_prefix(key_id)
         if prefix not in whole_keys:
@@ -268,16 +271,41 @@ def _check_index(repository: Repository, report: Report, packs: dict[bytes, int]
     return structure
 
 
+def _check_lies(
+    repository: Repository, report: Report, structure: _Structure, lying: list[tuple[str, PackedListing]]
+) -> None:
+    """Tell an index object that lists a pack otherwise than the pack itself from a pack that is not the one it was."""
+    alone = {pack.pack_id for _, pack in lying} - structure.whole.pack_sizes.keys()
+    wrong = {
+        pack.pack_id: pack.damage
+        for pack in read_packs(repository.storage, repository.objects, sorted(alone))
+        if pack.damage is not None
+    }
+    for key, pack in lying:
+        damage = wrong.get(pack.pack_id)
+        if damage is not None:
+            report.found(damage.object_name, damage.message)
+            structure.lost.add(pack)
+            continue
+        report.found(key, f"lists {pack_key(pack.pack_id)} otherwise than that pack's own directory does")
+        report.index_is_wrong = True
+        structure.invented.update(dict.fromkeys(pack.chunk_ids(), key))
+        own = repository.directories.of(pack.pack_id)
+        if own is not None:
+            structure.whole.add(own)  # readers go by it
+    for chunk_id in structure.invented:
+        if chunk_id not in structure.whole:
+            for pack in repository.directories.holders(chunk_id):  # readers look there too
+                structure.whole.add_unknown(pack)
+
+
 def _check_unfinished(repository: Repository, report: Report) -> None:
     """Read sessions and marks, which nothing that is stored depends on, and note what is not part of the repository."""
     for info in repository.storage.list(""):
-        prefix = info.key.partition("/")[0]
-        if prefix not in _PREFIXES or (
-            (prefix == "packs" and pack_id_of(info.key) is None) or (prefix == "forgot" and not is_note(info.key))
-        ):
+        kind = kind_of(info.key)
+        if kind is None:
             report.notes[info.key] = "not part of the repository"
-            continue
-        if prefix not in ("sessions", "marks"):
+        if kind not in ("session", "mark"):
             continue
         try:
             report.notes[info.key] = f"{_unfinished(repository, info.key)}; the next prune finds out"
@@ -286,6 +314,10 @@ def _check_unfinished(repository: Repository, report: Report) -> None:
             continue  # ended since the listing
         except IntegrityError as error:
             report.found(info.key, error.message)
+        except RepositoryError:
+            raise
+        except DrkitError as error:  # of a newer drkit
+            report.notes[info.key] = error.message
     for path in repository.storage.foreign_files():
         report.notes[path] = "not part of the repository"
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from drkit.errors import IntegrityError
 from drkit.repository.format.compression import Compression, compress, decompress
 from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.limits import MAX_CHUNK_SIZE
 from drkit.repository.format.sealing import Cipher
 from drkit.repository.keys.wraps import KeyRing, MetaKeys
-
-MAX_CHUNK_SIZE = 64 * 1024 * 1024
-"""Bytes, uncompressed, that a reader accepts. Writers cut at 4 MiB."""
 
 
 class ChunkSealer:

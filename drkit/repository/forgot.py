@@ -1,21 +1,20 @@
 """Notes of what was forgotten on purpose: which numbers of a series may be missing.
 
-`forgot/<digest>/<n>` is a sealed object of kind `forgot`; the digest is of origin, host and policy, under a key that
+`forgot/<digest>/<hash>` is a sealed object of kind `forgot`; the digest is of origin, host and policy, under a key that
 only holders of the meta key have. Notes are cumulative: whoever adds to one stores the union of all notes of the series
-under a new number, then deletes those that it read. What is there is there, whatever a note says.
+as a new one, then deletes those that they read. What is there is there, whatever a note says.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from drkit.errors import DrkitError, IntegrityError, ObjectExists, ObjectNotFound
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.fields import (
     DECODER,
@@ -26,6 +25,9 @@ from drkit.repository.format.fields import (
     build,
     hex_bytes,
 )
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
+from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.sealing import KEY_SIZE
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.repository import Repository
@@ -33,7 +35,6 @@ from drkit.storage.seen import put_seen
 
 FORGOT_PREFIX = "forgot/"
 _KIND = "forgot"
-_NAME = re.compile(f"{FORGOT_PREFIX}([0-9a-f]{{32}})/([1-9][0-9]{{0,8}})")
 _ATTEMPTS = 100
 """How often somebody else may come first, or delete what was just listed."""
 
@@ -74,11 +75,6 @@ class Forgotten:
         ranges = self.ranges.get(owner, [])
         place = bisect_right(ranges, number, key=lambda each: each[0])
         return place > 0 and number <= ranges[place - 1][1]
-
-
-def is_note(key: str) -> bool:
-    """Whether a storage key is one that notes have."""
-    return _NAME.fullmatch(key) is not None
 
 
 def read_forgotten(repository: Repository) -> Forgotten:
@@ -131,32 +127,35 @@ def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def without(ranges: Ranges, numbers: Iterable[int]) -> Ranges:
-    """Return the ranges without some numbers."""
-    for number in numbers:
-        cut: Ranges = []
-        for first, last in ranges:
-            if first <= number <= last:
-                cut += [each for each in ((first, number - 1), (number + 1, last)) if each[0] <= each[1]]
-            else:
-                cut.append((first, last))
-        ranges = cut
-    return ranges
+    """Return the ranges, which are in order, without some numbers."""
+    cut: Ranges = []
+    gone = sorted(set(numbers))
+    for first, last in ranges:
+        for number in gone[bisect_left(gone, first) : bisect_right(gone, last)]:
+            if first < number:
+                cut.append((first, number - 1))
+            first = number + 1
+        if first <= last:
+            cut.append((first, last))
+    return cut
 
 
 # --- one series
 
 
 def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ranges]) -> None:
-    """Store the changed union of a series' notes under the next number, then delete those that it replaces."""
+    """Store the changed union of a series' notes as a new note, then delete those that it replaces.
+
+    No name recurs, so whoever deletes a note deletes what they read: of two at once, neither loses what the other adds.
+    """
     prefix = f"{FORGOT_PREFIX}{_digest(repository, owner)}/"
     failed = DrkitError(
         f"others change {prefix} of {repository.storage.url} all the time", hint="Run the same command again."
     )
     for _ in range(_ATTEMPTS):
         found, opened = Forgotten(), []
-        listed = _keys(repository, prefix)
         try:
-            for key in listed:
+            for key in _keys(repository, prefix):
                 if _read_into(found, repository, key):
                     opened.append(key)
         except ObjectNotFound:
@@ -166,14 +165,9 @@ def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ran
         if wanted == known and len(opened) <= 1:
             return
         repository.refuse_newer()
-        number = max(map(_number, opened), default=0) + 1
-        while f"{prefix}{number}" in listed:  # what does not open: somebody put it there, or it is damaged
-            number += 1
         try:
-            _put(repository, owner, f"{prefix}{number}", wanted)
-        except ObjectExists:
-            continue
-        except IntegrityError as error:  # dropped by the store; or somebody has replaced it with another union
+            _put(repository, owner, prefix, wanted)
+        except IntegrityError as error:  # dropped by the store; or somebody has replaced it with a union of theirs
             failed = error
             continue
         for key in opened:
@@ -182,18 +176,23 @@ def _change(repository: Repository, owner: Owner, change: Callable[[Ranges], Ran
     raise failed
 
 
-def _put(repository: Repository, owner: Owner, key: str, ranges: Ranges) -> None:
+def _put(repository: Repository, owner: Owner, prefix: str, ranges: Ranges) -> None:
     payload = {**owner._asdict(), "sequences": ranges, "requires": []}
-    name = key.removeprefix(FORGOT_PREFIX).encode()
-    put_seen(repository.storage, key, repository.objects.seal(_KIND, name, json.dumps(payload).encode()), locked=False)
+    body = repository.objects.seal(_KIND, _name_of(prefix), json.dumps(payload).encode())
+    put_seen(repository.storage, prefix + content_name(body), body, locked=False)
+
+
+def _name_of(key: str) -> bytes:
+    """What a note is sealed for: the digest of its series."""
+    return key.split("/")[1].encode()
 
 
 def _read_into(found: Forgotten, repository: Repository, key: str) -> bool:
     """Add what a note says. False if it is damaged. Raises ObjectNotFound."""
-    name = key.removeprefix(FORGOT_PREFIX).encode()
-    body = repository.storage.get(key)
     try:
-        payload = repository.objects.open(_KIND, name, body, source=key)
+        body = repository.storage.get(key, limit=SEALED[_KIND].stored)
+        check_content_name(key, body)
+        payload = repository.objects.open(_KIND, _name_of(key), body, source=key)
         try:
             note = build(_Note, _NOTE, DECODER.decode(payload.decode()))
         except (ValueError, TypeError, RecursionError) as error:
@@ -229,21 +228,13 @@ _NOTE = {
     "origin": lambda value: hex_bytes(KEY_SIZE, value),
     "host": a_name,
     "policy": a_name,
-    "sequences": lambda value: a_list(_stretch, value),
+    "sequences": lambda value: a_list(_stretch, value, longest=MAX_NUMBER),  # the size of the note is limit enough
     "requires": lambda value: a_list(a_name, value),
 }
 
 
 def _keys(repository: Repository, prefix: str) -> list[str]:
-    keys: dict[str, list[str]] = defaultdict(list)
-    for info in repository.storage.list(prefix):
-        if is_note(info.key):
-            keys[info.key.split("/")[1]].append(info.key)
-    return [key for series in keys.values() for key in sorted(series, key=_number)]
-
-
-def _number(key: str) -> int:
-    return int(key.rpartition("/")[2])
+    return [info.key for info in repository.storage.list(prefix) if kind_of(info.key) == _KIND]
 
 
 def _digest(repository: Repository, owner: Owner) -> str:

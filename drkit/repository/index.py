@@ -1,8 +1,11 @@
-"""The index: which pack holds a chunk, and where. Runs only add index objects; all of them together are the index."""
+"""The index: which pack holds a chunk, and where. Runs only add index objects; all of them together are the index.
+
+Whoever holds the meta key can make an index object that lies. So the index is a copy: what a pack holds is told by its
+own directory, which counts wherever the two differ. An index object is believed as long as nothing speaks against it.
+"""
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,11 +13,20 @@ from secrets import randbelow
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import MAX_CHUNK_SIZE, SEALED
 from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import ENTRY, Entry, decode_entries, pack_key
-from drkit.repository.keys.wraps import data_key_wraps, usable_keys
-from drkit.repository.pack_reader import read_directories, stored_packs
+from drkit.repository.format.packs import (
+    ENTRY,
+    HEADER_SIZE,
+    TRAILER,
+    Entry,
+    decode_entries,
+    encode_entries,
+    pack_key,
+)
+from drkit.repository.format.sealing import OVERHEAD
 from drkit.storage.base import Storage
 from drkit.storage.seen import put_seen
 
@@ -26,7 +38,6 @@ ATTEMPTS = 10
 
 _PACK = struct.Struct("<32sII")
 _PLACE = struct.Struct("<IIIII")
-_NAME = re.compile("[0-9a-f]{64}")
 T = TypeVar("T")
 
 
@@ -49,7 +60,7 @@ class PackListing:
     entries: list[Entry]
 
     def packed(self) -> PackedListing:
-        return PackedListing(self.pack_id, self.size, b"".join(ENTRY.pack(*entry) for entry in self.entries))
+        return PackedListing(self.pack_id, self.size, encode_entries(self.entries))
 
 
 class PackedListing(NamedTuple):
@@ -62,20 +73,39 @@ class PackedListing(NamedTuple):
     def listing(self) -> PackListing:
         return PackListing(self.pack_id, self.size, decode_entries(self.entries, source=pack_key(self.pack_id)))
 
+    def is_possible(self) -> bool:
+        """Whether a pack can hold this: at least one chunk, each of a size that a reader accepts, all between header
+        and trailer."""
+        end = self.size - TRAILER.size
+        return bool(self.entries) and all(
+            offset >= HEADER_SIZE
+            and offset + sealed_size <= end
+            and sealed_size > OVERHEAD
+            and 0 < size <= MAX_CHUNK_SIZE
+            for _, _, offset, sealed_size, size in ENTRY.iter_unpack(self.entries)
+        )
+
     @property
     def chunks(self) -> int:
         return len(self.entries) // ENTRY.size
 
+    def chunk_ids(self) -> Iterator[bytes]:
+        return (chunk_id for chunk_id, *_ in ENTRY.iter_unpack(self.entries))
+
 
 def encode_packs(packs: Iterable[PackedListing]) -> Iterator[bytes]:
-    """Yield payloads of index objects, each of at most MAX_ENTRIES chunks (but a pack is never split)."""
+    """Yield payloads of index objects, each of at most MAX_ENTRIES chunks (but a pack is never split).
+
+    A pack without chunks counts as one: however many there are, a payload stays within what readers take.
+    """
     payload, count = bytearray(), 0
     for pack in packs:
-        if count and count + pack.chunks > MAX_ENTRIES:
+        chunks = pack.chunks or 1
+        if count and count + chunks > MAX_ENTRIES:
             yield bytes(payload)
             payload, count = bytearray(), 0
         payload += _PACK.pack(pack.pack_id, pack.size, pack.chunks) + pack.entries
-        count += pack.chunks
+        count += chunks
     if payload:
         yield bytes(payload)
 
@@ -114,7 +144,7 @@ class IndexBatch:
 
     def add(self, pack: PackedListing) -> None:
         self._packs.append(pack)
-        self._chunks += pack.chunks
+        self._chunks += pack.chunks or 1
 
     @property
     def full(self) -> bool:
@@ -130,7 +160,7 @@ class IndexBatch:
 
 def get_index(storage: Storage, sealer: ObjectSealer, key: str) -> list[PackedListing]:
     """Read one index object. Raises IntegrityError when it is damaged, ObjectNotFound."""
-    body = storage.get(key)
+    body = storage.get(key, limit=SEALED["index"].stored)
     check_content_name(key, body)
     return list(decode_packs(sealer.open("index", b"", body, source=key), source=key))
 
@@ -140,29 +170,75 @@ class Index:
 
     def __init__(self) -> None:
         self._packs: list[bytes] = []
+        self._pack_numbers: dict[bytes, int] = {}
         self._keys: list[bytes] = []
         self._key_numbers: dict[bytes, int] = {}
         self._places: dict[bytes, bytes] = {}
+        self.doubted: list[PackedListing] = []
+        """What is said of packs that are listed differently and whose own directory cannot be read: any may be true."""
+        self._more: dict[bytes, list[int]] = {}
+        """The packs of a chunk that several list, besides its place."""
         self.pack_sizes: dict[bytes, int] = {}
 
-    def add(self, pack: PackListing, keys: Container[bytes] | None = None) -> None:
+    def add(self, pack: PackedListing, keys: Container[bytes] | None = None) -> None:
         """Add the chunks of a pack; with `keys`, only those sealed with one of them.
 
         A chunk that is in several packs (two writers at once) keeps the place that was added first.
         """
         if pack.pack_id in self.pack_sizes:
             return
-        number = len(self._packs)
-        self._packs.append(pack.pack_id)
-        self.pack_sizes[pack.pack_id] = pack.size
-        for chunk_id, key_id, offset, sealed_size, size in pack.entries:
+        number = self._add_pack(pack.pack_id, pack.size)
+        for chunk_id, key_id, offset, sealed_size, size in ENTRY.iter_unpack(pack.entries):
             if keys is not None and key_id not in keys:
                 continue
-            key_number = self._key_numbers.get(key_id)
-            if key_number is None:
-                key_number = self._key_numbers[key_id] = len(self._keys)
-                self._keys.append(key_id)
-            self._places.setdefault(chunk_id, _PLACE.pack(number, key_number, offset, sealed_size, size))
+            place = _PLACE.pack(number, self._key_number(key_id), offset, sealed_size, size)
+            if self._places.setdefault(chunk_id, place) is not place:
+                self._more.setdefault(chunk_id, []).append(number)
+
+    def add_unknown(self, pack: PackedListing) -> None:
+        """Add those chunks of a pack, which may be there already, that have no place so far."""
+        number = self._number(pack)
+        for chunk_id, key_id, offset, sealed_size, size in ENTRY.iter_unpack(pack.entries):
+            if chunk_id not in self._places:
+                self._places[chunk_id] = _PLACE.pack(number, self._key_number(key_id), offset, sealed_size, size)
+
+    def agrees(self, pack: PackedListing) -> bool:
+        """Whether the chunks of a pack are known, and none that has its place in the pack is elsewhere in it."""
+        return all(
+            place is not None and (place.pack_id != pack.pack_id or place[1:] == fields)
+            for chunk_id, *rest in ENTRY.iter_unpack(pack.entries)
+            for place, fields in [(self.get(chunk_id), tuple(rest))]
+        )
+
+    def correct(self, pack: PackedListing) -> None:
+        """Put the chunks of a pack where its own directory says. A chunk with a place in another pack keeps that."""
+        number = self._number(pack)
+        for chunk_id, key_id, offset, sealed_size, size in ENTRY.iter_unpack(pack.entries):
+            place = self._places.get(chunk_id)
+            if place is None or _PLACE.unpack(place)[0] == number:
+                self._places[chunk_id] = _PLACE.pack(number, self._key_number(key_id), offset, sealed_size, size)
+
+    def move(self, chunk_id: bytes, pack: PackedListing, entry: Entry) -> None:
+        """Give a chunk another place, in a pack that may not have been listed."""
+        place = (self._number(pack), self._key_number(entry.key_id), entry.offset, entry.sealed_size, entry.size)
+        self._places[chunk_id] = _PLACE.pack(*place)
+
+    def _number(self, pack: PackedListing) -> int:
+        number = self._pack_numbers.get(pack.pack_id)
+        return self._add_pack(pack.pack_id, pack.size) if number is None else number
+
+    def _add_pack(self, pack_id: bytes, size: int) -> int:
+        number = self._pack_numbers[pack_id] = len(self._packs)
+        self._packs.append(pack_id)
+        self.pack_sizes[pack_id] = size
+        return number
+
+    def _key_number(self, key_id: bytes) -> int:
+        number = self._key_numbers.get(key_id)
+        if number is None:
+            number = self._key_numbers[key_id] = len(self._keys)
+            self._keys.append(key_id)
+        return number
 
     def get(self, chunk_id: bytes) -> Location | None:
         place = self._places.get(chunk_id)
@@ -170,6 +246,10 @@ class Index:
             return None
         number, key_number, offset, sealed_size, size = _PLACE.unpack(place)
         return Location(self._packs[number], self._keys[key_number], offset, sealed_size, size)
+
+    def other_packs(self, chunk_id: bytes) -> list[bytes]:
+        """The packs that list a chunk too, besides the one where `get` places it."""
+        return [self._packs[number] for number in self._more.get(chunk_id, ())]
 
     def __contains__(self, chunk_id: bytes) -> bool:
         return chunk_id in self._places
@@ -188,6 +268,13 @@ class Index:
                 chosen[self._keys[number]] = chunk_id
         return chosen
 
+    def sealed_with(self, key_id: bytes) -> Iterator[tuple[bytes, Location]]:
+        """Yield the chunks under a key id that were there at the call, and their places."""
+        number = self._key_numbers.get(key_id)
+        for chunk_id, place in list(self._places.items()) if number is not None else ():
+            if _PLACE.unpack(place)[1] == number and (location := self.get(chunk_id)) is not None:
+                yield chunk_id, location
+
     def key_ids(self) -> list[bytes]:
         """Every key id that a chunk in the index is sealed with."""
         return list(self._keys)
@@ -195,7 +282,7 @@ class Index:
 
 def index_keys(storage: Storage) -> list[str]:
     """Return the keys of all index objects. Other names below index/ are not part of the repository."""
-    return [info.key for info in storage.list(INDEX_PREFIX) if _NAME.fullmatch(info.key.removeprefix(INDEX_PREFIX))]
+    return [info.key for info in storage.list(INDEX_PREFIX) if kind_of(info.key) == "index"]
 
 
 def read_all(storage: Storage, read: Callable[[str], T]) -> tuple[dict[str, T], list[IntegrityError]]:
@@ -226,61 +313,3 @@ def read_all(storage: Storage, read: Callable[[str], T]) -> tuple[dict[str, T], 
 def read_index(storage: Storage, sealer: ObjectSealer) -> tuple[dict[str, list[PackedListing]], list[IntegrityError]]:
     """Return what every index object lists, by key, and the damage met. All of it is from one moment, see read_all."""
     return read_all(storage, lambda key: get_index(storage, sealer, key))
-
-
-def index_for_writing(
-    storage: Storage, sealer: ObjectSealer, *, without: frozenset[bytes] = frozenset()
-) -> tuple[Index, list[IntegrityError]]:
-    """Read the chunks that a new snapshot may refer to; a writer stores all others again.
-
-    Left out are the packs `without`, packs that are missing or cut short, everything that only a damaged index object
-    lists, and chunks under a key that has no wrap or has one among `without`. Returns the damage beside the index.
-    """
-    keys = usable_keys(data_key_wraps(storage), without)
-    stored = stored_packs(storage)
-
-    def add_to(index: Index, key: str) -> None:
-        for pack in get_index(storage, sealer, key):
-            if pack.pack_id not in without and stored.get(pack.pack_id) == pack.size:
-                index.add(pack.listing(), keys)
-
-    index = Index()
-    _, damage = read_all(storage, lambda key: add_to(index, key))
-    return index, damage
-
-
-def index_for_reading(storage: Storage, sealer: ObjectSealer) -> tuple[Index, list[IntegrityError]]:
-    """Read all that index objects still tell, and, where one is damaged, the directories of packs that none lists.
-
-    A restore must not fail because the index is damaged. A pack that is missing counts only where no other one holds
-    its chunks. Returns the damage beside the index.
-    """
-    stored = stored_packs(storage)
-    index = Index()
-    missing: dict[bytes, PackListing] = {}
-
-    def add(key: str) -> None:
-        for pack in get_index(storage, sealer, key):
-            if stored.get(pack.pack_id) == pack.size:
-                index.add(pack.listing())
-            else:
-                missing[pack.pack_id] = pack.listing()
-
-    _, damage = read_all(storage, add)
-    if damage:
-        damage += add_unlisted_packs(index, storage, sealer)
-    for pack in missing.values():
-        index.add(pack)
-    return index, damage
-
-
-def add_unlisted_packs(index: Index, storage: Storage, sealer: ObjectSealer) -> list[IntegrityError]:
-    """Add the packs that the index does not know, from their own directories. Returns the damage met."""
-    damage = []
-    sizes = {pack_id: size for pack_id, size in stored_packs(storage).items() if pack_id not in index.pack_sizes}
-    for pack_id, found in read_directories(storage, sealer, sizes):
-        if isinstance(found, IntegrityError):
-            damage.append(found)
-        else:
-            index.add(PackListing(pack_id, sizes[pack_id], found))
-    return damage

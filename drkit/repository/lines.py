@@ -13,9 +13,6 @@ from dataclasses import dataclass
 
 from drkit.repository.format.snapshot import Snapshot
 
-Owner = tuple[str, str]
-"""Host and policy."""
-
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -84,14 +81,6 @@ def counting(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line.signed or (line.host, line.policy) not in signed]
 
 
-def line_of(lines: Iterable[Line], host: str, policy: str, origins: Iterable[str]) -> Line | None:
-    """Return the line to which one of these origins belongs."""
-    wanted = set(origins)
-    return next(
-        (line for line in lines if (line.host, line.policy) == (host, policy) and wanted & {*line.origins}), None
-    )
-
-
 def adopted_by(snapshots: Iterable[Snapshot], host: str, policy: str, origin: str) -> str:
     """Return another origin that has taken this one over; empty if none has."""
     heads = _heads(_by_origin(snapshots).get((host, policy), {}))
@@ -129,8 +118,9 @@ def forks(snapshots: Iterable[Snapshot]) -> list[Fork]:
     return found
 
 
-def _by_origin(snapshots: Iterable[Snapshot]) -> dict[Owner, dict[str, list[Snapshot]]]:
-    found: dict[Owner, dict[str, list[Snapshot]]] = defaultdict(lambda: defaultdict(list))
+def _by_origin(snapshots: Iterable[Snapshot]) -> dict[tuple[str, str], dict[str, list[Snapshot]]]:
+    """Sort snapshots by host and policy, and these by origin."""
+    found: dict[tuple[str, str], dict[str, list[Snapshot]]] = defaultdict(lambda: defaultdict(list))
     for snapshot in snapshots:
         found[snapshot.host, snapshot.policy][snapshot.origin].append(snapshot)
     return found

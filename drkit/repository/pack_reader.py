@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
 from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.limits import PACK
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import (
@@ -19,6 +21,7 @@ from drkit.repository.format.packs import (
     Entry,
     directory_of,
     directory_size,
+    encode_entries,
     open_directory,
     pack_id_of,
     pack_key,
@@ -41,7 +44,7 @@ def stored_packs(storage: Storage) -> dict[bytes, int]:
 def get_pack(storage: Storage, pack_id: bytes) -> bytes:
     """Return a whole pack. Raises IntegrityError when its bytes are not those it was named after, ObjectNotFound."""
     key = pack_key(pack_id)
-    body = storage.get(key)
+    body = storage.get(key, limit=PACK)
     check_content_name(key, body)
     return body
 
@@ -63,7 +66,7 @@ def read_pack(storage: Storage, sealer: ObjectSealer, pack_id: bytes) -> WholePa
     key = pack_key(pack_id)
     body = b""
     try:
-        body = storage.get(key)
+        body = storage.get(key, limit=PACK)
         check_content_name(key, body)
         return WholePack(pack_id, body, directory_of(sealer, pack_id, memoryview(body)), None)
     except IntegrityError as error:
@@ -80,19 +83,31 @@ def read_packs(storage: Storage, sealer: ObjectSealer, pack_ids: Iterable[bytes]
         del pack
 
 
+class Held(NamedTuple):
+    """What a whole pack says that it holds: its size, and a digest of all its entries in place of these."""
+
+    size: int
+    entries: bytes
+
+
+def held(size: int, entries: bytes) -> Held:
+    """`entries` are those of the pack's directory, packed."""
+    return Held(size, blake2b(entries, digest_size=16).digest())
+
+
 @dataclass
 class PacksRead:
     """What reading packs whole has shown. `bytes` counts all that were read."""
 
-    whole: dict[bytes, int] = field(default_factory=dict)
-    """The sizes of the packs without damage."""
+    whole: dict[bytes, Held] = field(default_factory=dict)
+    """The packs without damage."""
     damaged: list[IntegrityError] = field(default_factory=list)
     bytes: int = 0
 
     def add(self, pack: WholePack) -> None:
         self.bytes += len(pack.body)
         if pack.damage is None:
-            self.whole[pack.pack_id] = len(pack.body)
+            self.whole[pack.pack_id] = held(len(pack.body), encode_entries(pack.entries))
         else:
             self.damaged.append(pack.damage)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from drkit.errors import DrkitError, IntegrityError
-from drkit.repository.chunk_finder import ChunkFinder, GetRange, open_chunk
+from drkit.repository.chunk_finder import ChunkFinder, GetRange
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.snapshot import Target, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT, Member, decode_members
@@ -49,6 +49,7 @@ class _Part(NamedTuple):
 
     chunk_id: bytes
     location: Location
+    tree: bool
     chunk: Future[bytes]
 
 
@@ -81,15 +82,18 @@ class ChunkReader:
         """Return where a chunk lies. Raises IntegrityError when no index object and no pack knows it."""
         return self._finder.locate(chunk_id)
 
-    def chunk(self, chunk_id: bytes) -> bytes:
-        """Return one chunk. Raises IntegrityError naming the pack when it is missing or damaged."""
-        chunk = self._request(chunk_id)
+    def chunk(self, chunk_id: bytes, *, tree: bool = False) -> bytes:
+        """Return one chunk; one of a `tree` has the content that it is named after.
+
+        Raises IntegrityError naming the pack when it is missing or damaged.
+        """
+        chunk = self._request(chunk_id, tree=tree)
         self._fetch_gathered()
         return result_of(chunk)
 
     def members(self, target: Target) -> Iterator[Member]:
         """Yield the members of a target in order."""
-        chunks = (self.chunk(chunk_id) for chunk_id in tree_chunk_ids(target))
+        chunks = (self.chunk(chunk_id, tree=True) for chunk_id in tree_chunk_ids(target))
         return decode_members(chunks, source=target.title)
 
     def extents(self, members: Iterable[Member]) -> Iterator[memoryview]:
@@ -97,19 +101,21 @@ class ChunkReader:
         ahead: deque[_Wanted] = deque()
         # However little of it is wanted, a whole chunk waits: so whole chunks are counted, each once.
         uses: Counter[bytes] = Counter()
+        sizes: dict[bytes, int] = {}  # a chunk that is found elsewhere than the index says may have another size
         waiting = 0
         for chunk_id, start, end in _ranges(members):
             wanted = _Wanted(chunk_id, self._request(chunk_id), start, end)
             ahead.append(wanted)
             uses[chunk_id] += 1
             if uses[chunk_id] == 1:
-                waiting += self.locate(chunk_id).size
+                sizes[chunk_id] = self.locate(chunk_id).size
+                waiting += sizes[chunk_id]
             while waiting > self._ahead // 2 or len(ahead) > RANGES_AHEAD:
                 wanted = ahead.popleft()
                 uses[wanted.chunk_id] -= 1
                 if not uses[wanted.chunk_id]:
                     del uses[wanted.chunk_id]
-                    waiting -= self.locate(wanted.chunk_id).size
+                    waiting -= sizes.pop(wanted.chunk_id)
                 if self._is_gathered(wanted.chunk):
                     self._fetch_gathered()
                 yield wanted.piece()
@@ -117,7 +123,7 @@ class ChunkReader:
         while ahead:
             yield ahead.popleft().piece()
 
-    def _request(self, chunk_id: bytes) -> Future[bytes]:
+    def _request(self, chunk_id: bytes, *, tree: bool = False) -> Future[bytes]:
         known = self._recent.get(chunk_id)
         if known is not None:
             self._recent.move_to_end(chunk_id)
@@ -126,7 +132,7 @@ class ChunkReader:
         if not self._joins(location):
             self._fetch_gathered()
         future: Future[bytes] = Future()
-        self._gathered.append(_Part(chunk_id, location, future))
+        self._gathered.append(_Part(chunk_id, location, tree, future))
         if location.sealed_size >= self._request_size:
             self._fetch_gathered()
         self._recent[chunk_id] = (future, location.size)
@@ -166,19 +172,10 @@ class ChunkReader:
         for part in parts:
             offset = part.location.offset - start
             try:
-                part.chunk.set_result(self._open(part, body[offset : offset + part.location.sealed_size]))
+                sealed = body[offset : offset + part.location.sealed_size]
+                part.chunk.set_result(self._finder.open(part.chunk_id, part.location, sealed, tree=part.tree))
             except BaseException as error:  # noqa: BLE001 raised again where the chunk is waited for
                 part.chunk.set_exception(error)
-
-    def _open(self, part: _Part, sealed: bytes | memoryview) -> bytes:
-        """Return the chunk from its sealed bytes, which are fetched here unless they are at hand."""
-        location = part.location
-        if not sealed:
-            try:
-                location, sealed = self._finder.sealed(part.chunk_id, location)
-            except IntegrityError as error:
-                raise IntegrityError(error.message, hint="Run drkit check.", object_name=error.object_name) from error
-        return open_chunk(self._repository, part.chunk_id, location, sealed)
 
 
 def _ranges(members: Iterable[Member]) -> Iterator[tuple[bytes, int, int]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,13 +12,18 @@ from typing import Any
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, ObjectNotFound, RepositoryNotFound
 from drkit.repository.chunks import ChunkSealer
 from drkit.repository.commit.records import list_snapshots
+from drkit.repository.directories import Directories
+from drkit.repository.format import limits
 from drkit.repository.format.chunker import ALGORITHM, DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters
 from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.fields import a_list, a_name
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import pack_key
+from drkit.repository.format.packs import ENTRY, Entry, pack_key
+from drkit.repository.format.requires import made_by_newer, unknown
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, format_time
-from drkit.repository.index import Index, add_unlisted_packs, index_for_reading
+from drkit.repository.index import Index, Location, PackedListing
+from drkit.repository.index_loading import add_unlisted_packs, index_for_reading, lie
 from drkit.repository.keys import wraps as keys
 from drkit.repository.keys.identity import Identity
 from drkit.repository.keys.labels import Holder
@@ -28,8 +34,6 @@ from drkit.storage.seen import put_seen
 FORMAT = "drkit repository"
 VERSION = 1
 CONFIG = "config"
-KNOWN: frozenset[str] = frozenset()
-"""What `requires` may name: nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,16 @@ def _chunker_fields(parameters: ChunkerParameters) -> dict[str, Any]:
 
 def read_config(storage: Storage) -> Config:
     """Read `config`. Raises RepositoryNotFound, IntegrityError, or DrkitError for another format version."""
+    damaged = f"{CONFIG} of {storage.url} is damaged"
+    cure = "Restore the object config from a copy of the repository."
     try:
-        body = storage.get(CONFIG)
+        body = storage.get(CONFIG, limit=limits.CONFIG)
     except ObjectNotFound:
         raise RepositoryNotFound(
             f"{storage.url} holds no drkit repository", hint="Check the URL, or create one with drkit init."
         ) from None
-    damaged = f"{CONFIG} of {storage.url} is damaged"
-    cure = "Restore the object config from a copy of the repository."
+    except IntegrityError as error:
+        raise IntegrityError(f"{damaged}: {error.message}", hint=cure, object_name=CONFIG) from None
     try:
         fields = json.loads(body)
         mac = bytes.fromhex(fields.pop("mac"))
@@ -75,9 +81,6 @@ def read_config(storage: Storage) -> Config:
         name, version = fields["format"], fields["version"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{damaged}: {error}", hint=cure, object_name=CONFIG) from None
-    requires = fields.get("requires", [])
-    if not isinstance(requires, list) or not all(isinstance(each, str) and each.isprintable() for each in requires):
-        raise IntegrityError(f"{damaged}: requires is not a list of names", hint=cure, object_name=CONFIG)
     if name != FORMAT or not isinstance(version, int) or len(repository_id) != 16:
         raise IntegrityError(f"{damaged}: it does not describe a drkit repository", hint=cure, object_name=CONFIG)
     if version != VERSION:
@@ -85,13 +88,19 @@ def read_config(storage: Storage) -> Config:
             f"{storage.url} is a repository of format {version}, this drkit reads format {VERSION}",
             hint="Install a drkit that knows this format; nothing was changed.",
         )
+    try:
+        a_list(a_name, fields.get("requires", []))
+    except ValueError:
+        raise IntegrityError(f"{damaged}: requires is not a list of names", hint=cure, object_name=CONFIG) from None
     return Config(repository_id, fields, mac)
 
 
 def put_config(storage: Storage, meta: MetaKeys, fields: dict[str, Any]) -> None:
     """Create `config`. From then on the storage holds a repository."""
     mac = keyed_digest(meta.config, Config(b"", fields, b"").canonical())
-    put_seen(storage, CONFIG, json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n")
+    body = json.dumps({**fields, "mac": mac.hex()}, sort_keys=True, indent=1).encode() + b"\n"
+    limits.require_within(limits.CONFIG, len(body), CONFIG)
+    put_seen(storage, CONFIG, body)
 
 
 def require_no_repository(storage: Storage) -> None:
@@ -136,10 +145,14 @@ class Repository:
         )
         self.objects = ObjectSealer(self.meta.objects, self.id)
         self.chunks = ChunkSealer(self.meta, self.keys, self.id)
+        self.directories = Directories(storage, self.objects)
+        """What packs themselves say: it counts where the index lies."""
         self._index: Index | None = None
         self._index_is_complete = False
+        self._correcting = threading.RLock()
         self.damage: list[IntegrityError] = []
-        """Damage that was found while the index was read, and could be worked around."""
+        """Damage that was found while index and chunks were read, and could be worked around. Each is there once."""
+        self._noted: set[str] = set()
         self.newer: dict[str, list[str]] = {}
         """What objects that were read require, and this version does not know, by storage key."""
         self.note_requirements(CONFIG, config.fields.get("requires", []))
@@ -210,29 +223,100 @@ class Repository:
     def index(self) -> Index:
         """The whole index, read at first use. For reading only: a writer must count on less, see index_for_writing."""
         if self._index is None:
-            self._index, self.damage = index_for_reading(self.storage, self.objects)
+            self._index, damage = index_for_reading(self.storage, self.objects)
+            self.note(damage)
         return self._index
+
+    @property
+    def index_is_read(self) -> bool:
+        return self._index is not None
 
     def reload_index(self) -> Index:
         """Read the index again: a prune may have moved chunks since."""
         self._index, self._index_is_complete = None, False
+        self.directories.expect_changes()
         return self.index
 
-    def complete_index(self) -> Index:
-        """The index with packs that no index object lists: those of interrupted runs, or of lost index objects."""
-        index = self.index
-        if not self._index_is_complete:
-            self._index_is_complete = True
-            self.damage += add_unlisted_packs(index, self.storage, self.objects)
-        return index
+    def look_in_packs(self, chunk_id: bytes) -> Location | None:
+        """Return where packs' own directories place a chunk that the index does not know.
+
+        First in packs that no index object lists: those of interrupted runs, or of lost index objects. Then in all.
+        """
+        with self._correcting:
+            index = self.index
+            if not self._index_is_complete:
+                self._index_is_complete = True
+                self.note(add_unlisted_packs(index, self.storage, self.objects))
+            if chunk_id not in index:
+                for pack in self.directories.holders(chunk_id)[:1]:
+                    self.note([lie(pack.pack_id)])
+                    index.correct(pack)
+            return index.get(chunk_id)
+
+    def note_found_elsewhere(
+        self,
+        chunk_id: bytes,
+        pack: PackedListing,
+        entry: Entry,
+        *,
+        lying: PackedListing | None,
+        error: IntegrityError | AccessDenied,
+    ) -> None:
+        """Remember that a chunk was read from this entry of a pack, and the damage that was worked around.
+
+        `lying` is what the pack where the chunk should lie says itself, if the index says something else of it;
+        otherwise `error` tells what is wrong there.
+        """
+        with self._correcting:
+            if lying is not None:
+                self.note([lie(lying.pack_id)])
+            elif isinstance(error, IntegrityError):
+                self.note([error])
+            if self._index is not None:
+                if lying is not None:
+                    self._index.correct(lying)
+                self._index.move(chunk_id, pack, entry)
+
+    def correct(self, pack_id: bytes) -> bool:
+        """Hold what the index says of a pack against the pack's own directory. Whether that changed the index."""
+        own = self.directories.of(pack_id)
+        with self._correcting:
+            if own is None or self.index.agrees(own):
+                return False
+            self.note([lie(pack_id)])
+            self.index.correct(own)
+        return True
+
+    def note(self, damage: Iterable[IntegrityError]) -> None:
+        """Remember damage that was worked around."""
+        for error in damage:
+            if error.message not in self._noted:
+                self._noted.add(error.message)
+                self.damage.append(error)
 
     def opens_chunk(self, key_id: bytes, key: bytes) -> bool | None:
-        """Whether a key opens a chunk that was sealed under this key id. None without such a chunk."""
-        chunk_id = self.index.samples().get(key_id)
-        place = self.index.get(chunk_id) if chunk_id else None
-        if chunk_id is None or place is None:
-            return None
-        sealed = self.storage.get(pack_key(place.pack_id), place.offset, place.sealed_size)
+        """Whether a key opens a chunk that was sealed under this key id. None without such a chunk.
+
+        That chunks are sealed under it counts only if a pack's own directory says so.
+        """
+        doubted: set[bytes] = set()
+        for chunk_id, place in self.index.sealed_with(key_id):
+            if place.pack_id in doubted:
+                continue
+            if self._opens(key, key_id, chunk_id, place):
+                return True
+            own = self.directories.of(place.pack_id)
+            for chunk_id, sealed_with, *rest in ENTRY.iter_unpack(own.entries) if own is not None else ():
+                if sealed_with == key_id:
+                    return self._opens(key, key_id, chunk_id, Location(place.pack_id, key_id, *rest))
+            doubted.add(place.pack_id)
+        return None
+
+    def _opens(self, key: bytes, key_id: bytes, chunk_id: bytes, place: Location) -> bool:
+        try:
+            sealed = self.storage.get(pack_key(place.pack_id), place.offset, place.sealed_size)
+        except (IntegrityError, ObjectNotFound):
+            return False
         return self.chunks.is_sealed_with(key, key_id, chunk_id, sealed)
 
     def snapshots(self) -> Iterator[Snapshot | IntegrityError]:
@@ -244,9 +328,9 @@ class Repository:
 
     def note_requirements(self, key: str, requires: Sequence[str]) -> None:
         """Remember what an object that was read requires, for `refuse_newer`."""
-        unknown = [name for name in requires if name not in KNOWN]
-        if unknown:
-            self.newer[key] = unknown
+        names = unknown(requires)
+        if names:
+            self.newer[key] = names
 
     def refuse_newer(self) -> None:
         """Raise DrkitError if anything that was read requires more than this version knows.
@@ -255,8 +339,4 @@ class Repository:
         version stored could be lost, or not fit.
         """
         for key, names in self.newer.items():
-            raise DrkitError(
-                f"{key} of {self.storage.url} was made by a newer drkit: it requires {', '.join(names)}, "
-                "which this one does not know",
-                hint="Install a newer drkit. Nothing was changed.",
-            )
+            raise made_by_newer(key, self.storage.url, names)

@@ -133,7 +133,7 @@ class TreeSearch:
             raise self._out_of_order()
 
     def _decode(self, number: int) -> Iterator[Member]:
-        return decode_members([self._reader.chunk(self._chunk_ids[number])], source=self._target.title)
+        return decode_members([self._reader.chunk(self._chunk_ids[number], tree=True)], source=self._target.title)
 
     def _out_of_order(self) -> IntegrityError:
         return IntegrityError(

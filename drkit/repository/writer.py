@@ -24,7 +24,8 @@ from drkit.repository.format.compression import Compression
 from drkit.repository.format.packs import DATA_MAGIC, TREE_MAGIC, Entry, PackBuilder, pack_buffer, pack_key
 from drkit.repository.format.record import encode_snapshot
 from drkit.repository.format.snapshot import Snapshot
-from drkit.repository.index import Index, IndexBatch, PackListing, index_for_writing
+from drkit.repository.index import Index, IndexBatch, PackListing
+from drkit.repository.index_loading import index_for_writing
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, new_key, put_key
 from drkit.repository.pack_reader import stored_packs
@@ -32,7 +33,7 @@ from drkit.repository.repository import Repository
 from drkit.tuning import keep_freed_memory
 
 WORKERS = 2
-IN_FLIGHT = 8 * 1024 * 1024
+IN_FLIGHT = 4 * 1024 * 1024
 """Bytes of chunks that wait for the workers. With these, three packs and Python itself, a run takes 230 MB."""
 
 
@@ -65,8 +66,8 @@ class RunWriter:
 
         Chunks that the repository has stay as they are, however they were compressed.
 
-        Raises RepositoryLocked where another run works and the store takes one writer at a time, IntegrityError for a
-        mark that cannot be read, and DrkitError for what a newer drkit stored (see Repository.refuse_newer).
+        Raises RepositoryLocked where another run works and the store takes one writer at a time, and DrkitError for
+        what a newer drkit stored (see Repository.refuse_newer).
         """
         repository.refuse_newer()
         keep_freed_memory()
@@ -80,6 +81,8 @@ class RunWriter:
         self._session = Session(self._storage, repository.objects, run_id, host=host)
         self._condemned: frozenset[bytes] = frozenset()
         self._index = Index()
+        self.unreadable_mark: IntegrityError | None = None
+        """A mark that does not open. What it condemns is unknown: this run relies on nothing that it has not stored."""
         self.damage: list[IntegrityError] = []
         """Index objects that cannot be read: this run stores again what only they list."""
         self._actions: Actions = {
@@ -152,8 +155,8 @@ class RunWriter:
         return True
 
     def is_condemned(self, wrap_id: bytes) -> bool:
-        """Whether a prune was about to delete this wrap of a data key when the run began."""
-        return wrap_id in self._condemned
+        """Whether a prune may have been about to delete this wrap of a data key when the run began."""
+        return self.unreadable_mark is not None or wrap_id in self._condemned
 
     def chunk_size(self, chunk_id: bytes) -> int | None:
         """Return the size in bytes of a chunk that a tree may refer to, None if there is no such chunk."""
@@ -202,10 +205,14 @@ class RunWriter:
         )
 
     def _read_marks(self) -> None:
-        self._condemned = condemned(read_marks(self._storage, self._repository.objects))
+        marks, self.unreadable_mark = read_marks(self._storage, self._repository.objects)
+        self._condemned = condemned(marks)
 
     def _read_index(self) -> None:
-        self._index, self.damage = index_for_writing(self._storage, self._repository.objects, without=self._condemned)
+        if self.unreadable_mark is None:
+            self._index, self.damage = index_for_writing(
+                self._storage, self._repository.objects, without=self._condemned
+            )
 
     def _store_packs(self) -> None:
         self.flush()
@@ -291,6 +298,9 @@ class RunWriter:
     def _add(self, chunk_id: bytes, key_id: bytes, sealed: bytearray | memoryview, size: int) -> None:
         magic = TREE_MAGIC if key_id == TREE_KEY_ID else DATA_MAGIC
         builder = self._builders.get(magic)
+        if builder is not None and not builder.has_room(len(sealed)):
+            self._close_pack(magic)
+            builder = None
         if builder is None:
             free = self._buffers[magic]
             builder = self._builders[magic] = PackBuilder(magic, free.pop() if free else pack_buffer())
@@ -312,9 +322,10 @@ class RunWriter:
 
     def _take_upload(self) -> None:
         pack = self._uploads.popleft().result()
-        self._index.add(pack)
+        listing = pack.packed()
+        self._index.add(listing)
         self._used.add(pack.pack_id)
         self._new.difference_update(entry.chunk_id for entry in pack.entries)
-        self._unindexed.add(pack.packed())
+        self._unindexed.add(listing)
         if self._unindexed.full:
             self._store_index()

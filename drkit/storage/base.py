@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple, Self
 
-from drkit.errors import UsageError
+from drkit.errors import IntegrityError, StorageUnavailable, UsageError
 
 Data = bytes | bytearray | memoryview
+
+MAX_OBJECT = 65 * 1024 * 1024
+"""Bytes of the largest object that any storage takes or gives back: in S3, one PUT carries it."""
 
 # A storage may keep unfinished writes below this name, so no key may start with it.
 RESERVED = "tmp"
@@ -92,7 +95,8 @@ class Storage(ABC):
 
     @abstractmethod
     def put(self, key: str, data: Data, *, locked: bool = True) -> None:
-        """Create an object, all or nothing. On return it is durable, and `data` may be changed.
+        """Create an object of at most MAX_OBJECT bytes, all or nothing. On return it is durable, and `data` may be
+        changed.
 
         `locked=False` is for an object that will soon be deleted: it gets no object lock, whatever its key.
 
@@ -102,10 +106,12 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         """Return `length` bytes from `offset`, or all bytes from there to the end; never fewer.
 
-        Raises ObjectNotFound, and IntegrityError where the object ends before the range does.
+        Raises ObjectNotFound, and IntegrityError where the object ends before the range does, and where this would be
+        more than `limit` bytes. Then nothing is read: whoever can write to the store decides how large an object is,
+        and a server what it sends, but never how much memory that takes.
         """
 
     @abstractmethod
@@ -228,6 +234,28 @@ def is_segment(name: str) -> bool:
     return bool(_SEGMENT.fullmatch(name)) and name not in (".", "..")
 
 
-def validate_range(offset: int, length: int | None) -> None:
+def validate_range(key: str, offset: int, length: int | None, limit: int) -> None:
+    """Raise ValueError for what is not a range, IntegrityError for one of more than `limit` bytes."""
     if offset < 0 or (length is not None and length < 0):
         raise ValueError(f"negative range: offset {offset}, length {length}")
+    require_size(key, length or 0, limit)
+
+
+def require_size(key: str, size: int, limit: int) -> None:
+    """Raise IntegrityError where reading `size` bytes of an object would be more than `limit`."""
+    if size > limit:
+        raise IntegrityError(
+            f"object {key} is damaged: it takes {size} bytes, more than the {limit} that any writer stores there",
+            hint="Delete it if somebody planted it; otherwise restore it from a copy of the repository.",
+            object_name=key,
+        )
+
+
+def require_storable(url: str, key: str, data: Data) -> None:
+    """Raise StorageUnavailable for what `get` would refuse."""
+    size = memoryview(data).nbytes
+    if size > MAX_OBJECT:
+        raise StorageUnavailable(
+            f"cannot store {url}/{key}: {size} bytes are more than the {MAX_OBJECT} that an object may have",
+            hint="This is a bug in drkit: nothing it stores is that large.",
+        )

@@ -17,13 +17,15 @@ from typing import Any
 
 from drkit.errors import DrkitError
 from drkit.events import LOGGED, Events
-from drkit.storage.base import ObjectInfo, Storage
+from drkit.storage.base import MAX_OBJECT, ObjectInfo, Storage
 from drkit.storage.forwarding import ForwardingStorage
 
 PREFIXES = ("snapshots/", "index/", "keys/recipients/")
 _BUSY_SECONDS = 5.0
 _FETCHES = 8
 """Small objects fetched at once: each costs a round trip and little else."""
+_SMALL = 8 * 1024 * 1024
+"""Bytes up to which an object is fetched ahead: all that are fetched at once wait in memory."""
 
 
 class CachedStorage(ForwardingStorage):
@@ -34,26 +36,26 @@ class CachedStorage(ForwardingStorage):
         self._copies = _Copies(path, events)
         self._listed: dict[str, int] = {}
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         size = self._listed.get(key)
-        if offset or length is not None or size is None:
-            return self.inner.get(key, offset, length)
-        body = self._copies.get(key)
-        if body is None or len(body) != size:
-            body = self.inner.get(key)
+        if offset or length is not None or size is None or size > limit:
+            return self.inner.get(key, offset, length, limit=limit)
+        body = self._copies.get(key, size)
+        if body is None:
+            body = self.inner.get(key, limit=limit)
             self._copies.put(key, body)
         return body
 
     def fetch_ahead(self, keys: Sequence[str]) -> None:
         known = self._copies.keys()
-        wanted = [key for key in keys if key in self._listed and key not in known]
+        wanted = [key for key in keys if self._listed.get(key, _SMALL + 1) <= _SMALL and key not in known]
         with ThreadPoolExecutor(_FETCHES, thread_name_prefix="drkit-fetch") as executor:
             for _ in executor.map(self._try_fetch, wanted):
                 pass
 
     def _try_fetch(self, key: str) -> None:
         with contextlib.suppress(DrkitError):  # the later get raises it
-            self._copies.put(key, self.inner.get(key))
+            self._copies.put(key, self.inner.get(key, limit=_SMALL))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         listing = self.inner.list(prefix)
@@ -97,10 +99,10 @@ class _Copies:
             None,
         )
 
-    def get(self, key: str) -> bytes | None:
-        rows = self._do(
-            lambda database: database.execute("SELECT digest, body FROM objects WHERE key = ?", (key,)).fetchall(), []
-        )
+    def get(self, key: str, size: int) -> bytes | None:
+        """Return the copy of an object of `size` bytes. A row of another size is not even read into memory."""
+        query = "SELECT digest, body FROM objects WHERE key = ? AND length(body) = ?"
+        rows = self._do(lambda database: database.execute(query, (key, size)).fetchall(), [])
         for digest, body in rows:
             if isinstance(body, bytes) and hashlib.sha256(body).digest() == digest:
                 return body

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Self
 
-from drkit.storage.base import Data, ObjectInfo, Storage, StoreInfo, Tampering
+from drkit.storage.base import MAX_OBJECT, Data, ObjectInfo, Storage, StoreInfo, Tampering
 
 
 class ForwardingStorage(Storage):
@@ -21,8 +21,8 @@ class ForwardingStorage(Storage):
     def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         self.inner.put(key, data, locked=locked)
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self.inner.get(key, offset, length)
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
+        return self.inner.get(key, offset, length, limit=limit)
 
     def stat(self, key: str) -> ObjectInfo:
         return self.inner.stat(key)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from drkit.errors import AccessDenied, ObjectExists, RepositoryNotFound, StorageUnavailable, UsageError
+from drkit.storage.base import MAX_OBJECT
 from drkit.storage.probe import probe_storage
-from drkit.storage.s3.bucket import MAX_OBJECT, S3Storage, open_bucket
+from drkit.storage.s3.bucket import S3Storage, open_bucket
 from drkit.storage.s3.settings import S3Settings
 from tests.support.s3 import IMPATIENT, S3Server, bucket, credentials, unique_bucket
 

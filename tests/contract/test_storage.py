@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound, UsageError
+from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound, StorageUnavailable, UsageError
 from drkit.storage import Storage, open_storage
+from drkit.storage.base import MAX_OBJECT
 from drkit.storage.cached import CachedStorage
 from drkit.storage.local.directory import LocalStorage
 from drkit.storage.s3.bucket import S3Storage
@@ -236,6 +237,50 @@ def test_a_range_beyond_the_end_is_an_integrity_error(storage: Storage, offset: 
     with pytest.raises(IntegrityError, match="packs/aa/digits") as caught:
         storage.get("packs/aa/digits", offset, length)
     assert caught.value.object_name == "packs/aa/digits"
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "size"), [(0, None, 10), (3, None, 7), (0, 10, 10), (2, 5, 5), (0, 4, 4), (10, None, 0)]
+)
+def test_no_more_is_read_than_the_limit(storage: Storage, offset: int, length: int | None, size: int) -> None:
+    storage.put("packs/aa/digits", b"0123456789")
+    whole = storage.get("packs/aa/digits", offset, length)
+    assert storage.get("packs/aa/digits", offset, length, limit=size) == whole
+    if size:
+        with pytest.raises(IntegrityError, match=rf"packs/aa/digits .*{size} bytes.*{size - 1}") as caught:
+            storage.get("packs/aa/digits", offset, length, limit=size - 1)
+        assert caught.value.object_name == "packs/aa/digits"
+        assert caught.value.hint
+
+
+def test_a_range_within_the_limit_of_an_object_beyond_it(storage: Storage) -> None:
+    storage.put("packs/aa/digits", b"0123456789")
+    assert storage.get("packs/aa/digits", 4, 3, limit=3) == b"456"
+
+
+@pytest.mark.parametrize("prefix", ["", "snapshots/"])
+def test_a_listed_object_has_the_same_limit(storage: Storage, prefix: str) -> None:
+    """Also where a copy of it is at hand: there by `fetch_ahead`, or by a get."""
+    storage.put("snapshots/one", b"0123456789")
+    assert keys(storage, prefix) == ["snapshots/one"]
+    storage.fetch_ahead(["snapshots/one"])
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"snapshots/one .*10 bytes"):
+            storage.get("snapshots/one", limit=9)
+        assert storage.get("snapshots/one", limit=10) == b"0123456789"
+
+
+def test_no_range_is_larger_than_any_object(storage: Storage) -> None:
+    """An index that somebody forged can ask for any range."""
+    storage.put("packs/aa/digits", b"0123456789")
+    with pytest.raises(IntegrityError, match="packs/aa/digits"):
+        storage.get("packs/aa/digits", 0, 1 << 32)
+
+
+def test_what_no_storage_gives_back_none_takes(storage: Storage) -> None:
+    with pytest.raises(StorageUnavailable, match=r"packs/aa/one: .* more than"):
+        storage.put("packs/aa/one", bytes(MAX_OBJECT + 1))
+    assert keys(storage) == []
 
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, None), (0, -1)])

@@ -68,9 +68,10 @@ def test_a_second_holder_comes_is_proven_and_goes(lab: Lab) -> None:
 def test_wrong_keys_on_the_command_line_change_nothing(lab: Lab) -> None:
     small(lab)
     before = {path: path.read_bytes() for path in lab.objects()}
-    ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI me"
-    assert "is an SSH key" in lab.fails(2, "key", "add", ssh)
-    assert "is not an age recipient" in lab.fails(2, "key", "add", "age1nonsense")
+    assert "is not a recipient that can be" in lab.fails(2, "key", "add", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI me")
+    assert "is an SSH key of the kind ssh-dss" in lab.fails(2, "key", "add", "ssh-dss AAAAB3NzaC1kc3M= me")
+    assert "is not a recipient that can be" in lab.fails(2, "key", "add", "age1nonsense")
+    assert "the age plugin yubikey" in lab.fails(2, "key", "add", "age1yubikey1qqqq")
     secret = next(line for line in lab.identity.read_text().splitlines() if line.startswith("AGE-"))
     said = lab.fails(2, "key", "add", secret)
     assert "is a secret key" in said

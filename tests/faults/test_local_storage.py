@@ -15,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from drkit.errors import AccessDenied, DrkitError, ObjectExists, StorageFull, StorageUnavailable
+from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, StorageFull, StorageUnavailable
 from drkit.storage import open_storage
+from drkit.storage.base import MAX_OBJECT
 from drkit.storage.local.directory import LocalStorage, explain
 
 MIB = 1 << 20
@@ -363,6 +365,7 @@ def test_what_is_no_temporary_file_stays_in_tmp(storage: LocalStorage) -> None:
 def test_writers_starting_together_do_not_take_each_other_for_debris(tmp_path: Path) -> None:
     script = """
 import sys
+from drkit.storage.base import MAX_OBJECT
 from drkit.storage.local.directory import LocalStorage
 from pathlib import Path
 for number in range(150):
@@ -685,3 +688,55 @@ def test_where_it_cannot_pass_the_page_cache_all_is_written_through_it(
     data = aligned(MIB + 5, rng)
     storage.put("packs/aa/large", data)
     assert storage.get("packs/aa/large") == data
+
+
+# --- files that are larger than any object ----------------------------------------------------------------------------
+
+
+def test_a_huge_file_is_refused_unread(storage: LocalStorage) -> None:
+    (storage.root / "snapshots").mkdir()
+    path = storage.root / "snapshots/x"
+    path.touch()
+    os.truncate(path, 50 << 30)  # sparse: it takes no space
+    assert [info.size for info in storage.list("snapshots/")] == [50 << 30]
+    tracemalloc.start()
+    try:
+        for limit in (MIB, MAX_OBJECT):
+            with pytest.raises(IntegrityError, match=rf"snapshots/x .*{50 << 30} bytes.*{limit}"):
+                storage.get("snapshots/x", limit=limit)
+        assert storage.get("snapshots/x", 40 << 30, 5) == bytes(5)
+        assert tracemalloc.get_traced_memory()[1] < MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_grows_while_it_is_read_is_cut(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.put("snapshots/x", b"0123456789")
+    path = storage.root / "snapshots/x"
+    path.chmod(0o600)
+    pread = os.pread
+
+    def slow_pread(descriptor: int, size: int, offset: int) -> bytes:
+        with path.open("ab") as file:
+            file.write(bytes(MIB))
+        return pread(descriptor, min(size, 3), offset)
+
+    monkeypatch.setattr(os, "pread", slow_pread)
+    assert storage.get("snapshots/x", limit=10) == b"0123456789"
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/random", "/proc/self/mem", "elsewhere"])
+def test_a_link_to_a_file_without_an_end_is_not_followed(storage: LocalStorage, target: str) -> None:
+    (storage.root / "snapshots").mkdir()
+    (storage.root / "snapshots/x").symlink_to(target)
+    with pytest.raises(StorageUnavailable, match="snapshots/x"):
+        storage.get("snapshots/x")
+    with pytest.raises(StorageUnavailable, match="snapshots/x is a symbolic link"):
+        list(storage.list("snapshots/"))
+
+
+def test_a_device_is_not_an_object(storage: LocalStorage) -> None:
+    (storage.root / "snapshots").mkdir()
+    os.mknod(storage.root / "snapshots/x", stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero
+    with pytest.raises(StorageUnavailable, match="snapshots/x is neither a file nor a directory"):
+        storage.get("snapshots/x")

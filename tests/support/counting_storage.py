@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from threading import Lock
 
+from drkit.storage.base import MAX_OBJECT
 from tests.support.memory_storage import MemoryStorage
 
 
@@ -23,8 +24,8 @@ class CountingStorage(MemoryStorage):
         self.bytes = 0
         self.whole: Counter[str] = Counter()
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        body = super().get(key, offset, length)
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
+        body = super().get(key, offset, length, limit=limit)
         if key.startswith("packs/"):
             with self._counting:
                 self.requests += 1

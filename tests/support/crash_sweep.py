@@ -32,6 +32,7 @@ from drkit.repository.repository import Repository
 from drkit.storage import is_s3
 from drkit.storage.local.reserve import NAME as RESERVE
 from tests.support.faulty_storage import Call, FaultyStorage
+from tests.support.forged_index import LIES, forge, true_listings
 from tests.support.memory_storage import MemoryStorage
 from tests.support.mirroring import by_original, copy_all, make_mirror, related_contents
 from tests.support.place import environment, open_place
@@ -200,8 +201,7 @@ def _run(action: str, seed: str) -> Story:
     write_snapshot(repository, [identity.recipient], "old", made["old"], number=1)
     write_snapshot(repository, [identity.recipient], "kept", made["kept"], number=2, previous=Previous("old", 1))
     if action == "repair":
-        for info in storage.list("index/"):
-            storage.delete(info.key)
+        _spoil_index(repository, storage, random.Random(f"{seed} index"))
 
     def check(url: str, call: int, ended: bool) -> None:
         def opened() -> Repository:
@@ -227,6 +227,18 @@ def _run(action: str, seed: str) -> Story:
         assert check_repository(opened()).ok
 
     return Story(action, identity, (seed,), {"repository": storage.objects}, check)
+
+
+def _spoil_index(repository: Repository, storage: MemoryStorage, rng: random.Random) -> None:
+    """Delete some index objects, damage some, and forge two: about packs that others list rightly, and about others."""
+    packs = true_listings(repository)
+    for number, key in enumerate(sorted(index.index_keys(storage))):
+        if number % 3 == 0:
+            storage.delete(key)
+        elif number % 3 == 1:
+            storage.objects[key] = b"damage"
+    forge(repository, LIES["shifted offsets"](packs[::2], rng))
+    forge(repository, [*LIES["half of the entries"](packs[1::4], rng), *packs[3::4]])
 
 
 def _copy(seed: str) -> Story:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from drkit.storage.base import Data, ObjectInfo, Storage
+from drkit.storage.base import MAX_OBJECT, Data, ObjectInfo, Storage
 from drkit.storage.forwarding import ForwardingStorage
 
 Kind = Literal["put", "get", "stat", "list", "delete"]
@@ -85,9 +85,9 @@ class FaultyStorage(ForwardingStorage):
         if late:
             raise late
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         late = self._enter("get", key)
-        data = super().get(key, offset, length)
+        data = super().get(key, offset, length, limit=limit)
         if late:
             raise late
         return data

@@ -65,7 +65,12 @@ class IndependentReader:
         self._canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
         [self.meta_key] = [key for key in self._wrapped_keys("meta") if self._is_meta_key(key)][:1]
         self.keys = {TREE_KEY: self._subkey("tree chunk")}
-        self.places = dict(self._index())
+        self.lying: set[str] = set()
+        """Index objects that say of a pack something else than the pack's own directory."""
+        self.places: dict[bytes, list[Place]] = {}
+        for pack_id, entries in self._index().items():
+            for chunk_id, key_id, offset, sealed_size, size in entries:
+                self.places.setdefault(chunk_id, []).append(Place(pack_id, key_id, offset, sealed_size, size))
 
     def _is_meta_key(self, key: bytes) -> bool:
         return blake3.blake3(self._canonical, key=self._subkey("config", key)).hexdigest() == self._mac
@@ -118,7 +123,9 @@ class IndependentReader:
         associated = b"drkit 1 " + kind.encode() + b"\0" + self.id + name
         return self._unseal(self._subkey("object"), sealed, associated)
 
-    def _index(self) -> Iterator[tuple[bytes, Place]]:
+    def _index(self) -> dict[str, list[Any]]:
+        """The entries of every pack that is there, as its own directory tells; whether the index agrees is noted."""
+        packs = {path.name: self._directory(path) for path in (self.root / "packs").glob("*/*")}
         for path in (self.root / "index").iterdir():
             body = path.read_bytes()
             assert hashlib.sha256(body).hexdigest() == path.name
@@ -129,43 +136,47 @@ class IndependentReader:
                 position += PACK.size
                 end = position + count * ENTRY.size
                 assert end <= len(payload)
-                entries = list(ENTRY.iter_unpack(payload[position:end]))
+                listed = (pack_size, list(ENTRY.iter_unpack(payload[position:end])))
                 position = end
-                self._check_pack(pack_id.hex(), pack_size, entries)
-                for chunk_id, key_id, offset, sealed_size, size in entries:
-                    yield chunk_id, Place(pack_id.hex(), key_id, offset, sealed_size, size)
+                if packs.get(pack_id.hex()) != listed:
+                    self.lying.add(path.name)
+        return {name: entries for name, (_, entries) in packs.items()}
 
-    def _check_pack(self, name: str, size: int, entries: list[tuple[Any, ...]]) -> None:
-        """Compare what the index says of a pack with the pack."""
-        body = (self.root / "packs" / name[:2] / name).read_bytes()
-        assert (hashlib.sha256(body).hexdigest(), len(body)) == (name, size)
+    def _directory(self, path: Path) -> tuple[int, list[Any]]:
+        """The size of a pack, and what it says that it holds."""
+        body = path.read_bytes()
+        assert hashlib.sha256(body).hexdigest() == path.name
         kind = body[:8]
         assert kind in (b"DRKITP1d", b"DRKITP1t")
         length, magic = struct.unpack("<I8s", body[-12:])
         assert magic == b"DRKITEND"
-        directory = self._open("pack", body[:24], body[-12 - length : -12])
-        assert list(ENTRY.iter_unpack(directory)) == entries
+        entries = list(ENTRY.iter_unpack(self._open("pack", body[:24], body[-12 - length : -12])))
         assert all((entry[1] == TREE_KEY) == (kind == b"DRKITP1t") for entry in entries)
         end = 24
         for entry in entries:  # one behind the other
             assert entry[2] == end
             end += entry[3]
-        assert end == size - 12 - length
+        assert end == len(body) - 12 - length
+        return len(body), entries
 
     def chunk(self, chunk_id: bytes) -> bytes:
-        place = self.places[chunk_id]
+        """The content of a chunk, from the first pack where it opens and has its name."""
+        found = (self._content(chunk_id, place) for place in self.places[chunk_id])
+        return next(content for content in found if content is not None)
+
+    def _content(self, chunk_id: bytes, place: Place) -> bytes | None:
         body = (self.root / "packs" / place.pack[:2] / place.pack).read_bytes()
         sealed = body[place.offset : place.offset + place.sealed_size]
         associated = self.id + place.key_id + chunk_id
-        if place.key_id not in self.keys:
-            self.keys[place.key_id] = next(
-                key for key in self._data_keys(place.key_id) if self._opens(key, sealed, associated)
-            )
-        content = self._unseal(self.keys[place.key_id], sealed, associated)
+        keys = [self.keys[place.key_id]] if place.key_id in self.keys else self._data_keys(place.key_id)
+        right = next((key for key in keys if self._opens(key, sealed, associated)), None)
+        if right is None:
+            return None
+        self.keys[place.key_id] = right
+        content = self._unseal(right, sealed, associated)
         naming = "tree id" if place.key_id == TREE_KEY else "chunk id"
-        assert blake3.blake3(content, key=self._subkey(naming)).digest() == chunk_id
-        assert len(content) == place.size
-        return content
+        named = blake3.blake3(content, key=self._subkey(naming)).digest() == chunk_id
+        return content if named and len(content) == place.size else None
 
     def snapshots(self) -> dict[str, Any]:
         """The records by run id, in order."""
@@ -221,6 +232,40 @@ class IndependentReader:
             previous = hashlib.sha256(body).hexdigest()
             found.append(proof)
         return found
+
+    def forgotten(self) -> dict[tuple[str, str, str], set[int]]:
+        """The numbers that were removed on purpose, by origin, host and policy."""
+        found: dict[tuple[str, str, str], set[int]] = {}
+        for path in sorted((self.root / "forgot").glob("*/*")):
+            body = path.read_bytes()
+            assert hashlib.sha256(body).hexdigest() == path.name
+            note = json.loads(self._open("forgot", path.parent.name.encode(), body))
+            series = [note["origin"], note["host"], note["policy"]]
+            text = json.dumps(series, separators=(", ", ": "), ensure_ascii=True).encode()
+            assert blake3.blake3(text, key=self._subkey("series")).digest()[:16].hex() == path.parent.name
+            numbers = found.setdefault((series[0], series[1], series[2]), set())
+            for first, last in note["sequences"]:
+                numbers.update(range(first, last + 1))
+        return found
+
+    def marks(self) -> dict[str, set[bytes]]:
+        """What prunes have condemned, by prune id."""
+        found = {}
+        for path in (self.root / "marks").iterdir():
+            payload = self._open("mark", path.name.encode(), path.read_bytes())
+            if payload.startswith(b'{"requires":'):
+                line, _, payload = payload.partition(b"\n")
+                assert json.loads(line)["requires"] == []
+            assert len(payload) % 32 == 0
+            found[path.name] = {payload[at : at + 32] for at in range(0, len(payload), 32)}
+        return found
+
+    def sessions(self) -> dict[str, Any]:
+        """The runs that have not ended."""
+        return {
+            path.parent.name: json.loads(self._open("session", path.parent.name.encode(), path.read_bytes()))
+            for path in (self.root / "sessions").glob("*/*")
+        }
 
     def entries(self, tree: list[str]) -> Iterator[Entry]:
         unpacker = msgpack.Unpacker(raw=False, use_list=False)

@@ -6,7 +6,18 @@ import threading
 from collections.abc import Iterator
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
-from drkit.storage.base import Data, ObjectInfo, Storage, Traits, validate_key, validate_prefix, validate_range
+from drkit.storage.base import (
+    MAX_OBJECT,
+    Data,
+    ObjectInfo,
+    Storage,
+    Traits,
+    require_size,
+    require_storable,
+    validate_key,
+    validate_prefix,
+    validate_range,
+)
 
 
 class MemoryStorage(Storage):
@@ -20,17 +31,19 @@ class MemoryStorage(Storage):
 
     def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         validate_key(key)
+        require_storable(self.url, key, data)
         with self._lock:
             if key in self.objects:
                 raise ObjectExists(f"object {key} exists already in {self.url}")
             self.objects[key] = bytes(data)
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        validate_range(offset, length)
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
+        validate_range(key, offset, length, limit)
         size = self.stat(key).size
         end = max(offset, size) if length is None else offset + length
         if end > size:
             raise IntegrityError(f"object {key} is shorter than {end} bytes", object_name=key)
+        require_size(key, end - offset, limit)
         return self.objects[key][offset:end]
 
     def stat(self, key: str) -> ObjectInfo:

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 from drkit.repository.commit.protocol import BACKUP, PRUNE
 
 FENCED = "fenced"
+GARBAGE = "garbage"
+"""What a mark lists that nobody can open: damaged, or planted."""
 
 Contents = frozenset[tuple[str, str]]
 Pack = tuple[Contents, str]
@@ -79,6 +81,8 @@ class Rules:
     settled_marks_only: bool = True
     """Only marks that were there before our session are removed with our own."""
     writers_see_marks: bool = True
+    wary_of_garbage: bool = True
+    """To a run, a mark that does not open condemns everything that was there before."""
     writers_see_keys: bool = True
     """A chunk whose key is gone or condemned counts as absent."""
     same_key: bool = False
@@ -97,7 +101,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class Actor:
-    """`wants`: the chunks of a run's snapshot. `copies`: it stores them all again, as a copy from elsewhere does.
+    """A run, a prune, a forget, or a garbler, who makes one mark unreadable at any time, or plants one that is.
+
+    `wants`: the chunks of a run's snapshot. `copies`: it stores them all again, as a copy from elsewhere does.
 
     `forgets`: the records that a prune removes by its retention, or that `forget` does.
     """
@@ -199,7 +205,7 @@ def _unwind(trace: Any) -> list[str]:
     names = []
     while trace is not None:
         trace, actor, rules, step = trace
-        steps = {"run": rules.backup, "prune": rules.prune}.get(actor.kind, ("forget",))
+        steps = {"run": rules.backup, "prune": rules.prune}.get(actor.kind, (actor.kind,))
         names.append(f"{actor.name}: {steps[step]}")
     return names[::-1]
 
@@ -207,6 +213,8 @@ def _unwind(trace: Any) -> list[str]:
 def _machine(actor: Actor, rules: Rules) -> Callable[[World, int, Local], Iterator[Move]]:
     if actor.kind == "forget":
         return lambda world, step, local: iter([_forget_by_hand(actor, rules, world, step)])
+    if actor.kind == "garbler":
+        return lambda world, step, local: ((after, END, ()) for after in _garbled(world))
     kind = _Run if actor.kind == "run" else _Prune
     steps = rules.backup if actor.kind == "run" else rules.prune
 
@@ -273,6 +281,16 @@ def _leave(world: World, actor: Actor) -> World:
     return world._replace(marks=marks, sessions=world.sessions - {actor.name})
 
 
+def _garbled(world: World) -> Iterator[World]:
+    for name in {"x", *(name for name, _ in world.marks)}:
+        others = frozenset(mark for mark in world.marks if mark[0] != name)
+        yield world._replace(marks=others | {(name, GARBAGE)})
+
+
+def _readable(world: World) -> bool:
+    return all(ids != GARBAGE for _, ids in world.marks)
+
+
 def _without_records(world: World, runs: frozenset[str]) -> World:
     return world._replace(records=frozenset(record for record in world.records if record[0] not in runs))
 
@@ -308,12 +326,19 @@ class _Base:
 
 class _Run(_Base):
     def read_marks(self) -> Iterator[Outcome]:
+        if not _readable(self.world) and self.rules.wary_of_garbage:
+            # A copy stops: it could not tell whether the key that it brings along is about to go.
+            yield self.to("close") if self.rules.same_key else self.to(condemned=GARBAGE)
+            return
         seen = self.world.marks if self.rules.writers_see_marks else ()
-        yield self.to(condemned=frozenset().union(*(ids for _, ids in seen)))
+        yield self.to(condemned=frozenset().union(*(ids for _, ids in seen if ids != GARBAGE)))
 
     def read_index(self) -> Iterator[Outcome]:
         """Lists keys, packs and the index, in this order."""
         condemned = self.local.get("condemned", frozenset())
+        if condemned == GARBAGE:
+            yield self.to(drop=["condemned"], used=frozenset(), work=frozenset(self.me.wants))
+            return
         if "keys" not in self.local:
             self.local["keys"] = self.world.keys - condemned if self.rules.writers_see_keys else None
             if self.rules.fine:
@@ -365,6 +390,9 @@ class _Prune(_Base):
 
     def plan_prune(self) -> Iterator[Outcome]:
         world = self.world
+        if not _readable(world):
+            yield self.to("close")
+            return
         kept = _without_records(world, self.me.forgets)
         others = frozenset().union(*(ids for _, ids in world.marks))
         others |= {pack for pack in world.packs if any(key in others or key not in world.keys for _, key in pack[0])}
@@ -434,6 +462,9 @@ class _Prune(_Base):
         yield self.to()
 
     def read_marks(self) -> Iterator[Outcome]:
+        if not _readable(self.world):
+            yield self.to("close")
+            return
         others: frozenset[Any] = frozenset().union(*(ids for who, ids in self.world.marks if who != self.me.name))
         if not self.rules.settled_marks_only:
             self.local["adopted"] = frozenset(who for who, _ in self.world.marks if who != self.me.name)

@@ -32,9 +32,9 @@ class CountingReader(ChunkReader):
         super().__init__(repository)
         self.asked: Counter[bytes] = Counter()
 
-    def chunk(self, chunk_id: bytes) -> bytes:
+    def chunk(self, chunk_id: bytes, *, tree: bool = False) -> bytes:
         self.asked[chunk_id] += 1
-        return super().chunk(chunk_id)
+        return super().chunk(chunk_id, tree=tree)
 
 
 class Trees:

@@ -16,6 +16,7 @@ from drkit.errors import counted
 from drkit.operations import keys
 from drkit.operations.keys import Changed, KeyList, ListedHolder, Proven
 from drkit.report.recovery_kit import fingerprint
+from drkit.repository.keys.identity import shown_recipient
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -50,12 +51,14 @@ def list_(run: Run) -> None:
 
 
 def _print_list(found: KeyList) -> None:
-    rows = [(each.recipient, each.name, _opens(each, found.keys), _proven(each)) for each in found.holders]
+    rows = [
+        (shown_recipient(each.recipient), each.name, _opens(each, found.keys), _proven(each)) for each in found.holders
+    ]
     output.print_table(("RECIPIENT", "NAME", "OPENS", "PROVEN"), rows)
     if found.unlabelled:
         output.print_line(f"and {counted(found.unlabelled, 'wrap')} without a label, made by an earlier version")
     for wrap in found.escrows:
-        whose = wrap.holder.recipient if wrap.holder else "an identity that an earlier version stored"
+        whose = shown_recipient(wrap.holder.recipient) if wrap.holder else "an identity that an earlier version stored"
         output.print_line(f"kept under a passphrase: {whose}")
 
 
@@ -81,7 +84,11 @@ def add(
     Needs an identity.
     """
     changed = keys.add(run.context, recipient, name)
-    _print_changed(run, changed, f"{recipient} opens all {changed.keys} keys: {counted(changed.made, 'wrap')} made")
+    _print_changed(
+        run,
+        changed,
+        f"{shown_recipient(changed.recipients[0])} opens all {changed.keys} keys: {counted(changed.made, 'wrap')} made",
+    )
 
 
 @app.command()
@@ -95,7 +102,9 @@ def remove(
     This does not revoke access to earlier copies. Needs another identity.
     """
     changed = keys.remove(run.context, recipient)
-    _print_changed(run, changed, f"{changed.recipients[0]} is removed: {counted(changed.removed, 'wrap')} deleted")
+    _print_changed(
+        run, changed, f"{shown_recipient(changed.recipients[0])} is removed: {counted(changed.removed, 'wrap')} deleted"
+    )
 
 
 @app.command()

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """Rebuild what can be derived from other objects. Never removes anything."""
+    """Rebuild what can be derived from other objects. Removes only what these make superfluous."""
 
 
 @app.command()
@@ -23,13 +23,24 @@ def _group() -> None:
 def index(run: Run) -> None:
     """Rebuild the index from the packs.
 
-    Packs that no readable index object lists are read and listed in a new one.
+    If no readable index object lists a pack as it is, a new one does. Index objects that contradict the packs, or
+    cannot be read, are then deleted.
     """
     done = repair_index(run.context)
     if run.json:
-        errors = [{"object": error.object_name, "problem": error.message} for error in done.damaged]
-        output.print_json({"status": "ok", "packs": done.packs, "chunks": done.chunks, "errors": errors})
+        errors = [{"object": error.object_name, "problem": error.message} for error in [*done.lying, *done.damaged]]
+        document = {"status": "ok", "packs": done.packs, "chunks": done.chunks, "errors": errors}
+        output.print_json(document | {"deleted": done.deleted, "denied": done.denied})
     elif run.talks:
         output.print_line(f"listed {counted(done.packs, 'pack')} with {counted(done.chunks, 'chunk')}")
+        if done.deleted:
+            output.print_line(f"deleted {counted(len(done.deleted), 'index object')}")
+    for error in done.lying:
+        output.warn(error.message, hint=error.hint)
     for error in done.damaged:
         output.warn(error.message, hint="Run drkit check: it names what this affects.")
+    if done.denied:
+        output.warn(
+            f"the storage refused to delete {counted(len(done.denied), 'index object')}, {done.denied[0]} among them",
+            hint="Run drkit repair index again once the lock has ended; no prune runs until then.",
+        )

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.record import decode_snapshot, tombstone
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.storage.base import Storage
 from drkit.storage.seen import not_there
+
+_LIMIT = SEALED["snapshot"].stored
 
 
 def commit_run(storage: Storage, sealer: ObjectSealer, run_id: str, payload: bytes) -> bool:
@@ -58,7 +62,7 @@ def _create(storage: Storage, run_id: str, body: bytes, *, locked: bool) -> bool
     except ObjectExists:
         acknowledged = False
     try:
-        ours = storage.get(key) == body
+        ours = storage.get(key, limit=_LIMIT) == body
     except ObjectNotFound:  # dropped; or somebody created it before us, and somebody has deleted it since
         ours = False
     if acknowledged and not ours:
@@ -77,7 +81,9 @@ def get_snapshot(storage: Storage, sealer: ObjectSealer, key: str) -> Snapshot |
 
 def get_payload(storage: Storage, sealer: ObjectSealer, key: str) -> bytes:
     """Return the bytes of a record as they were written. Raises IntegrityError naming the object, ObjectNotFound."""
-    return sealer.open("snapshot", key.removeprefix(SNAPSHOT_PREFIX).encode(), storage.get(key), source=key)
+    return sealer.open(
+        "snapshot", key.removeprefix(SNAPSHOT_PREFIX).encode(), storage.get(key, limit=_LIMIT), source=key
+    )
 
 
 def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot | IntegrityError]:
@@ -85,7 +91,7 @@ def list_snapshots(storage: Storage, sealer: ObjectSealer) -> Iterator[Snapshot 
 
     A record that is deleted after the listing is left out.
     """
-    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX)]
+    keys = [info.key for info in storage.list(SNAPSHOT_PREFIX) if kind_of(info.key) == "snapshot"]
     storage.fetch_ahead(keys)
     for key in keys:
         try:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
 from drkit.storage.seen import put_seen
@@ -81,28 +85,32 @@ class Session:
                 self.problem = None
 
 
-def list_sessions(storage: Storage) -> dict[str, int]:
-    """Return the runs that have a session, each with the number of its newest heartbeat."""
-    sessions: dict[str, int] = {}
+def list_sessions(storage: Storage) -> dict[str, frozenset[int]]:
+    """Return the runs that have a session, each with the numbers of its heartbeats: a run is alive while they change.
+
+    The highest alone would not tell: somebody could plant one that no heartbeat of a living run ever reaches.
+    """
+    sessions: dict[str, frozenset[int]] = {}
     for info in storage.list(SESSION_PREFIX):
-        parts = info.key.split("/")
-        if len(parts) == 3 and parts[2].isdecimal():
-            sessions[parts[1]] = max(sessions.get(parts[1], 0), int(parts[2]))
+        if kind_of(info.key) == "session":
+            _, run_id, number = info.key.split("/")
+            sessions[run_id] = sessions.get(run_id, frozenset()) | {int(number)}
     return sessions
 
 
-def session_info(storage: Storage, sealer: ObjectSealer, run_id: str, number: int) -> SessionInfo:
-    """Tell whose session it is. One that cannot be read has no host; callers still wait for it."""
-    try:
-        return get_session(storage, sealer, f"{SESSION_PREFIX}{run_id}/{number}")
-    except (IntegrityError, ObjectNotFound):
-        return SessionInfo("", False)
+def session_info(storage: Storage, sealer: ObjectSealer, run_id: str, numbers: Iterable[int]) -> SessionInfo:
+    """Tell whose session it is, by any heartbeat that opens. Without one it has no host; callers still wait for it."""
+    for number in sorted(numbers):
+        with suppress(IntegrityError, ObjectNotFound):
+            return get_session(storage, sealer, f"{SESSION_PREFIX}{run_id}/{number}")
+    return SessionInfo("", False)
 
 
 def get_session(storage: Storage, sealer: ObjectSealer, key: str) -> SessionInfo:
     """Read one session object. Raises IntegrityError, ObjectNotFound."""
     run_id = key.split("/")[1]
-    payload = sealer.open("session", run_id.encode(), storage.get(key), source=key)
+    body = storage.get(key, limit=SEALED["session"].stored)
+    payload = sealer.open("session", run_id.encode(), body, source=key)
     try:
         fields = json.loads(payload)
         return SessionInfo(str(fields.get("host", "")), fields.get("prune") is True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from drkit.errors import RepositoryLocked
 from drkit.events import LOGGED, Events
 from drkit.repository.commit.session import HEARTBEAT_SECONDS, SESSION_PREFIX
+from drkit.repository.format.layout import kind_of
 from drkit.storage.base import Storage
 
 PATIENCE_SECONDS = 2 * HEARTBEAT_SECONDS + 5
@@ -61,6 +62,8 @@ def _others(storage: Storage, run_id: str) -> dict[str, set[str]]:
     """The sessions of other runs, each with the names of its heartbeats."""
     runs: dict[str, set[str]] = {}
     for info in storage.list(SESSION_PREFIX):
+        if kind_of(info.key) != "session":
+            continue
         run, _, heartbeat = info.key.removeprefix(SESSION_PREFIX).partition("/")
         if run != run_id:
             runs.setdefault(run, set()).add(heartbeat)

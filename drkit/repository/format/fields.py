@@ -16,11 +16,12 @@ from drkit.repository.format.snapshot import parse_time
 TREE = "tree"
 MAX_NUMBER = 2**53 - 1
 """The largest number that every JSON reader takes exactly."""
-_MAX_NAME = 4096
+MAX_NAME = 4096
 _MAX_TEXT = 64 * 1024
-_MAX_LIST = 100_000
+MAX_LIST = 100_000
 _ID = re.compile(r"[a-z0-9._-]{1,255}")
 _HEX = re.compile(r"[0-9a-f]+")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]00:00)", re.ASCII)
 
 Check = Callable[[Any], Any]
 """Raises ValueError for what the field must not be."""
@@ -66,7 +67,7 @@ def any_text(value: Any) -> str:
 def a_name(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not text")
-    if not value or len(value) > _MAX_NAME:
+    if not value or len(value) > MAX_NAME:
         raise ValueError(f"a name of {len(value)} characters")
     if not value.isprintable():
         raise ValueError("a name with control characters")
@@ -108,6 +109,8 @@ def a_flag(value: Any) -> bool:
 def a_time(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not text")
+    if not _TIME.fullmatch(value):  # any character at all may stand between date and time for Python
+        raise ValueError(f"{value[:40]!a} is not a time as RFC 3339 has it")
     parse_time(value)
     return value
 
@@ -118,10 +121,10 @@ def hex_bytes(size: int, value: Any) -> str:
     return value
 
 
-def a_list(check: Check, value: Any) -> list[Any]:
+def a_list(check: Check, value: Any, *, longest: int = MAX_LIST) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("not a list")
-    if len(value) > _MAX_LIST:
+    if len(value) > longest:
         raise ValueError(f"a list of {len(value)}")
     return [check(each) for each in value]
 

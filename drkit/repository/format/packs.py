@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from drkit.errors import IntegrityError
+from drkit.repository.format.limits import MAX_CHUNK_SIZE, PACK, PACK_ENTRIES, SEALED, sealed_limit
 from drkit.repository.format.names import content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.sealing import random_bytes
 
 PACK_PREFIX = "packs/"
 PACK_SIZE = 32 * 1024 * 1024
-"""Bytes at which a pack is closed. One more chunk may follow: packs stay under 64 MiB."""
+"""Bytes at which a pack is closed."""
 
 DATA_MAGIC = b"DRKITP1d"
 TREE_MAGIC = b"DRKITP1t"
@@ -31,6 +33,7 @@ SALT_SIZE = 16
 HEADER_SIZE = 8 + SALT_SIZE
 TRAILER = struct.Struct("<I8s")
 MIN_PACK_SIZE = HEADER_SIZE + TRAILER.size
+MAX_SEALED_CHUNK = sealed_limit(MAX_CHUNK_SIZE)
 
 
 class Entry(NamedTuple):
@@ -44,6 +47,7 @@ class Entry(NamedTuple):
 
 
 ENTRY = struct.Struct("<32s16sIII")
+_SIZES = struct.Struct("<52xII")
 
 
 def decode_entries(data: bytes, *, source: str) -> list[Entry]:
@@ -53,6 +57,24 @@ def decode_entries(data: bytes, *, source: str) -> list[Entry]:
             f"{source}: a chunk list of {len(data)} bytes does not hold a whole number of entries", object_name=source
         )
     return [Entry(*fields) for fields in ENTRY.iter_unpack(data)]
+
+
+def require_sizes(data: bytes, *, source: str) -> None:
+    """Raise IntegrityError naming `source` unless every packed entry is of a chunk that readers have memory for.
+
+    Whoever holds the meta key can write entries, and a reader asks for as many bytes as an entry says.
+    """
+    for sealed_size, size in _SIZES.iter_unpack(data):
+        if not (0 < size <= MAX_CHUNK_SIZE and sealed_size <= MAX_SEALED_CHUNK):
+            raise IntegrityError(
+                f"{source} lists a chunk of {size} bytes that takes {sealed_size}: no chunk has that size",
+                hint="Run drkit check.",
+                object_name=source,
+            )
+
+
+def encode_entries(entries: Iterable[Entry]) -> bytes:
+    return b"".join(ENTRY.pack(*entry) for entry in entries)
 
 
 def pack_key(pack_id: bytes) -> str:
@@ -101,7 +123,12 @@ class PackBuilder:
 
     @property
     def full(self) -> bool:
-        return self.size >= PACK_SIZE
+        return self.size >= PACK_SIZE or len(self.entries) >= PACK_ENTRIES
+
+    def has_room(self, sealed_size: int) -> bool:
+        """Whether a further chunk of this size leaves the pack one that readers take; it is one with a single chunk."""
+        directory = sealed_limit((len(self.entries) + 1) * ENTRY.size) + TRAILER.size
+        return not self.entries or self.size + sealed_size + directory <= PACK
 
     @property
     def body(self) -> memoryview:
@@ -109,8 +136,7 @@ class PackBuilder:
 
     def finish(self, sealer: ObjectSealer) -> bytes:
         """Append directory and trailer; return the pack id."""
-        entries = b"".join(ENTRY.pack(*entry) for entry in self.entries)
-        directory = sealer.seal("pack", bytes(self.body[:HEADER_SIZE]), entries)
+        directory = sealer.seal("pack", bytes(self.body[:HEADER_SIZE]), encode_entries(self.entries))
         self._append(directory + TRAILER.pack(len(directory), END_MAGIC))
         return bytes.fromhex(content_name(self.body))
 
@@ -122,15 +148,22 @@ class PackBuilder:
         self.size = end
 
 
+def require_pack_size(size: int, *, source: str) -> None:
+    """Raise IntegrityError naming `source` unless a pack can have so many bytes."""
+    if not MIN_PACK_SIZE <= size <= PACK:
+        raise IntegrityError(
+            f"{source} has {size} bytes: no pack has that size", hint="Run drkit check.", object_name=source
+        )
+
+
 def directory_size(tail: bytes | memoryview, pack_size: int, *, source: str) -> int:
     """Return how many bytes the sealed directory takes, told by the end of a pack of `pack_size` bytes.
 
     Raises IntegrityError naming `source` if this is not the end of a pack.
     """
-    if pack_size < MIN_PACK_SIZE:
-        raise IntegrityError(f"{source} has {pack_size} bytes: too short for a pack", object_name=source)
+    require_pack_size(pack_size, source=source)
     length, magic = TRAILER.unpack(tail[-TRAILER.size :])
-    if magic != END_MAGIC or length > pack_size - MIN_PACK_SIZE:
+    if magic != END_MAGIC or length > min(pack_size - MIN_PACK_SIZE, SEALED["pack"].stored):
         raise IntegrityError(f"{source} is not a pack, or is cut short", object_name=source)
     return int(length)
 
@@ -147,7 +180,10 @@ def open_directory(
         raise IntegrityError(f"{source} is not a pack: it starts with other bytes", object_name=source)
     end = len(tail) - TRAILER.size
     sealed = bytes(tail[end - length : end])
-    return decode_entries(sealer.open("pack", bytes(header), sealed, source=source), source=source)
+    payload = sealer.open("pack", bytes(header), sealed, source=source)
+    entries = decode_entries(payload, source=source)
+    require_sizes(payload, source=source)
+    return entries
 
 
 def directory_of(sealer: ObjectSealer, pack_id: bytes, body: bytes | memoryview) -> list[Entry]:

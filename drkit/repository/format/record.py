@@ -15,9 +15,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
-from drkit.errors import IntegrityError
+from drkit.errors import IntegrityError, RepositoryError
 from drkit.repository.format.fields import (
     DECODER,
+    MAX_LIST,
+    MAX_NAME,
     TREE,
     Check,
     a_count,
@@ -66,7 +68,7 @@ def tombstone(run_id: str, *, by: str) -> bytes:
 def encode_snapshot(snapshot: Snapshot, key: SigningKey | None = None, *, repository_id: bytes = b"") -> bytes:
     """Return the payload of a record, signed with the `key` of its origin if that is given.
 
-    Empty fields are left out. Raises ValueError for a snapshot that no reader would take.
+    Empty fields are left out. Raises RepositoryError for a snapshot that no reader would take.
     """
     line = json.dumps(_plain(snapshot), ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
     if key is None:
@@ -77,7 +79,7 @@ def encode_snapshot(snapshot: Snapshot, key: SigningKey | None = None, *, reposi
     try:
         decode_snapshot(payload, source=f"the record of run {snapshot.id}", repository_id=repository_id)
     except IntegrityError as error:
-        raise ValueError(error.message) from error
+        raise RepositoryError(f"{error.message}: no reader would take it, so it was not stored") from error
     return payload
 
 
@@ -163,27 +165,51 @@ class _About:
     copy: _Copy | None = None
 
 
+_Path = tuple[Any, ...]
+"""Where a value stands: the path of what holds it, and its key or position there. Empty for the record itself."""
+
+
 def _unknown_trees(raw: dict[str, Any]) -> Iterator[Target]:
-    """Yield the lists named `tree`, at any depth, that no known field holds."""
-    waiting: list[tuple[str, str, Any]] = []
+    """Yield the lists named `tree`, at any depth, that no known field holds. Raises ValueError for too many of them.
+
+    Paths are spelled for these alone: a record can have millions of values below a long key.
+    """
+    waiting: list[tuple[_Path, str, Any]] = []
     for name, value in raw.items():
         if name == "targets":
             for number, target in enumerate(value):
                 waiting += [
-                    (f"targets[{number}].{key}", key, _without_tree(part) if key == "documents" else part)
+                    (((((), name), number), key), key, _without_tree(part) if key == "documents" else part)
                     for key, part in target.items()
                     if key != TREE
                 ]
         else:
-            waiting.append((name, name, _without_tree(value) if name in ("helper", "documents") else value))
+            waiting.append((((), name), name, _without_tree(value) if name in ("helper", "documents") else value))
+    found = 0
     while waiting:
-        where, name, value = waiting.pop()
+        path, name, value = waiting.pop()
         if isinstance(value, dict):
-            waiting += [(f"{where}.{key}", key, part) for key, part in value.items() if isinstance(part, (dict, list))]
+            waiting += [((path, key), key, part) for key, part in value.items() if isinstance(part, (dict, list))]
         elif isinstance(value, list) and name == TREE:
-            yield Target("tree", display_path(where.encode("utf-8", "surrogatepass")), tree=a_tree(value))
+            found += 1
+            if found > MAX_LIST:
+                raise ValueError(f"more than {MAX_LIST} lists named {TREE}")
+            yield Target("tree", _spelled(path), tree=a_tree(value))
         elif isinstance(value, list):
-            waiting += [(f"{where}[{at}]", "", part) for at, part in enumerate(value) if isinstance(part, (dict, list))]
+            waiting += [((path, at), "", part) for at, part in enumerate(value) if isinstance(part, (dict, list))]
+
+
+def _spelled(path: _Path) -> str:
+    """Return a path as people write it, such as `targets[0].parts[1].tree`. Raises ValueError for a long one."""
+    steps: list[str] = []
+    size = 0
+    while path:
+        path, step = path
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
+        size += len(steps[-1])
+        if size > MAX_NAME:
+            raise ValueError(f"a list named {TREE} at a path of more than {MAX_NAME} characters")
+    return display_path("".join(reversed(steps)).removeprefix(".").encode("utf-8", "surrogatepass"))
 
 
 def _without_tree(value: Any) -> Any:

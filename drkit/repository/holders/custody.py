@@ -6,17 +6,17 @@ last when a holder is added and first when one is removed. An interrupted change
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectNotFound, counted
+from drkit.repository.format.layout import kind_of
 from drkit.repository.keys.identity import unwrap_with_passphrase
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, Label, read_labels
 from drkit.repository.keys.wraps import (
-    ESCROW_PREFIX,
     META_PREFIX,
+    data_key_wraps,
     get_wrap,
     open_wrap,
     put_escrow,
@@ -24,8 +24,6 @@ from drkit.repository.keys.wraps import (
     wrong_key,
 )
 from drkit.repository.repository import Repository
-
-_KEY_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ListedWrap(NamedTuple):
@@ -86,9 +84,9 @@ def read_custody(repository: Repository, *, meta_key_alone: bool = False) -> Cus
     wraps, escrows = [], []
     for key in listed:
         purpose = key.split("/")[1]
-        if key.startswith(ESCROW_PREFIX):
+        if kind_of(key) == "escrow":
             escrows.append(ListedWrap(key, purpose, named.get(key), key in named))
-        elif is_key_wrap(key):
+        elif kind_of(key) == "wrap":
             wraps.append(ListedWrap(key, purpose, named.get(key) or _opener(repository, key), key in named))
     return Custody(wraps, escrows, labels)
 
@@ -101,12 +99,6 @@ def _opener(repository: Repository, key: str) -> Holder | None:
     return Holder(opened[0].recipient) if opened and holds_right_key(repository, key, opened[1]) else None
 
 
-def is_key_wrap(key: str) -> bool:
-    """Whether an object of this name holds the meta key or a data key."""
-    purpose = key.split("/")[1]
-    return purpose == _META or _KEY_ID.fullmatch(purpose) is not None
-
-
 def holds_right_key(repository: Repository, wrap: str, key: bytes) -> bool:
     """Whether the key in a wrap is the one that its place says. True where only a chunk could tell."""
     purpose = wrap.split("/")[1]
@@ -115,13 +107,23 @@ def holds_right_key(repository: Repository, wrap: str, key: bytes) -> bool:
     return repository.keys.fits(bytes.fromhex(purpose), key) is not False
 
 
+def holds_another_key(repository: Repository, wrap: str) -> bool:
+    """Whether an identity at hand opens this wrap and finds another key in it. Without one nobody can tell."""
+    try:
+        opened = open_wrap(repository.storage, wrap, repository.id, repository.identities)
+    except (IntegrityError, ObjectNotFound):
+        return False  # such as a wrap for a repository that was never made
+    return opened is not None and not holds_right_key(repository, wrap, opened[1])
+
+
 def grant(repository: Repository, holders: Sequence[Holder]) -> int:
     """Give each of these holders a whole wrap of every data key, then of the meta key. Returns how many were made.
 
     Runs that begin meanwhile add data keys, so this looks again until no wrap is missing. A damaged wrap counts as
     missing. An unlabelled wrap is kept, and a labelled one is added. Raises AccessDenied without an identity that opens
-    all keys.
+    all keys, and DrkitError for what a newer drkit requires (so do `revoke` and `replace_escrow`).
     """
+    repository.refuse_newer()
     require_identity(repository, "giving somebody the keys")
     made: set[tuple[str, Holder]] = set()
     while True:
@@ -200,6 +202,7 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
     nothing is changed. Keys that somebody copied earlier still open what was stored until then. Raises AccessDenied
     after all others are deleted if the storage refuses some.
     """
+    repository.refuse_newer()
     require_identity(repository, "taking the keys from somebody")
     custody = read_custody(repository)
     staying = [wrap for wrap in custody.wraps if stays(wrap)]
@@ -219,7 +222,7 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
             repository.storage.delete(wrap.key)
         except AccessDenied as error:
             # A wrap that somebody forged, and locked for years, opens nothing: it must not stop all others.
-            if not _holds_another_key(repository, wrap):
+            if not holds_another_key(repository, wrap.key):
                 denied.append(error)
         else:
             gone.add(wrap.key)
@@ -230,15 +233,6 @@ def revoke(repository: Repository, stays: Callable[[ListedWrap], bool]) -> int:
             hint="Where their lock has not ended, run the same command again once it has.",
         )
     return len(gone)
-
-
-def _holds_another_key(repository: Repository, wrap: ListedWrap) -> bool:
-    """Whether an identity at hand opens this wrap, and finds a key in it that is not the right one."""
-    try:
-        opened = open_wrap(repository.storage, wrap.key, repository.id, repository.identities)
-    except (IntegrityError, ObjectNotFound):
-        return False
-    return opened is not None and not holds_right_key(repository, wrap.key, opened[1])
 
 
 def _opens(repository: Repository, wrap: ListedWrap, right: bytes) -> bool:
@@ -262,6 +256,7 @@ def replace_escrow(repository: Repository, passphrase: str) -> list[ListedWrap]:
 
     Returns the unlabelled copies: nobody knows whose they are, so they stay, and still open with their passphrases.
     """
+    repository.refuse_newer()
     require_identity(repository, "changing the passphrase")
     identity = repository.identities[0]
     custody = read_custody(repository)
@@ -286,8 +281,7 @@ def require_identity(repository: Repository, doing: str) -> None:
 
 def data_keys(repository: Repository) -> list[bytes]:
     """The ids of all data keys that have a wrap, in order."""
-    prefixes = {info.key.split("/")[1] for info in repository.storage.list("keys/")}
-    return [bytes.fromhex(purpose) for purpose in sorted(prefixes) if _KEY_ID.fullmatch(purpose)]
+    return sorted({wrap.key_id for wrap in data_key_wraps(repository.storage)})
 
 
 def recipient_differences(repository: Repository, recipients: Sequence[str]) -> list[str]:

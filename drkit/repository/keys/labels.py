@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.storage.base import Storage
@@ -21,7 +23,7 @@ LABEL_PREFIX = "keys/recipients/"
 KIND = "recipients"
 MAX_NAME = 60
 
-_RECIPIENT = re.compile(r"age1[a-z0-9]{1,200}")
+_RECIPIENT = re.compile("age1[a-z0-9]{1,3000}|ssh-(ed25519|rsa) [A-Za-z0-9+/]{1,3000}={0,2}")
 
 
 class Holder(NamedTuple):
@@ -56,11 +58,12 @@ def read_labels(storage: Storage, sealer: ObjectSealer, keys: Iterable[str]) -> 
     wraps that it names then count as unlabelled, which loses no key.
     """
     for key in keys:
-        if not key.startswith(LABEL_PREFIX):
+        if kind_of(key) != KIND:
             continue
         purpose, _, _ = key.removeprefix(LABEL_PREFIX).partition("/")
         try:
-            payload = sealer.open(KIND, purpose.encode(), storage.get(key), source=key)
+            body = storage.get(key, limit=SEALED[KIND].stored)
+            payload = sealer.open(KIND, purpose.encode(), body, source=key)
             wraps = json.loads(payload)["wraps"]
             holders = {name: _holder(each["recipient"], each.get("name", "")) for name, each in wraps.items()}
         except (IntegrityError, ObjectNotFound, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -16,10 +16,19 @@ from typing import NamedTuple
 
 from drkit.errors import AccessDenied, IntegrityError
 from drkit.repository.format.digest import keyed_digest
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import WRAP, require_within
 from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.sealing import KEY_SIZE, derive_key, random_bytes
-from drkit.repository.keys.identity import Identity, parse_identity, unwrap_with_passphrase, wrap, wrap_with_passphrase
+from drkit.repository.keys.identity import (
+    Identity,
+    parse_identity,
+    shown_recipient,
+    unwrap_with_passphrase,
+    wrap,
+    wrap_with_passphrase,
+)
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, put_label
 from drkit.storage.base import Storage
 from drkit.storage.seen import put_seen
@@ -124,6 +133,8 @@ def put_escrow(storage: Storage, sealer: ObjectSealer, identity: Identity, passp
 def _put_wraps(
     storage: Storage, sealer: ObjectSealer, prefix: str, bodies: Sequence[tuple[Holder, bytes]]
 ) -> list[str]:
+    for _, body in bodies:
+        require_within(WRAP, len(body), f"a wrap in {prefix}")
     names = [content_name(body) for _, body in bodies]
     put_label(
         storage, sealer, _purpose(prefix), {name: holder for name, (holder, _) in zip(names, bodies, strict=True)}
@@ -144,16 +155,6 @@ class DataKeyWrap(NamedTuple):
     id: bytes
 
 
-def data_key_wraps(storage: Storage) -> list[DataKeyWrap]:
-    """Return the wraps of all data keys that are there. Other objects below keys/ are left out."""
-    wraps = []
-    for info in storage.list("keys/"):
-        match = _WRAP.fullmatch(info.key)
-        if match is not None:
-            wraps.append(DataKeyWrap(bytes.fromhex(match[1]), bytes.fromhex(match[2])))
-    return wraps
-
-
 class LabelName(NamedTuple):
     """`keys/recipients/<key id>/<hash>`, the label of a data key; `key_id` in binary."""
 
@@ -161,14 +162,20 @@ class LabelName(NamedTuple):
     key: str
 
 
-def data_key_labels(storage: Storage) -> list[LabelName]:
-    """Return the labels of all data keys, even of keys that are gone."""
-    labels = []
-    for info in storage.list(LABEL_PREFIX):
-        match = _LABEL.fullmatch(info.key)
-        if match is not None:
+def data_key_wraps(storage: Storage) -> list[DataKeyWrap]:
+    """Return the wraps of all data keys that are there. Other objects below keys/ are left out."""
+    return data_key_wraps_and_labels(storage)[0]
+
+
+def data_key_wraps_and_labels(storage: Storage) -> tuple[list[DataKeyWrap], list[LabelName]]:
+    """Return also the labels of all data keys, even of keys that are gone, from the same listing."""
+    wraps, labels = [], []
+    for info in storage.list("keys/"):
+        if match := _WRAP.fullmatch(info.key):
+            wraps.append(DataKeyWrap(bytes.fromhex(match[1]), bytes.fromhex(match[2])))
+        elif match := _LABEL.fullmatch(info.key):
             labels.append(LabelName(bytes.fromhex(match[1]), info.key))
-    return labels
+    return wraps, labels
 
 
 def usable_keys(wraps: Iterable[DataKeyWrap], condemned: Container[bytes] = ()) -> set[bytes]:
@@ -182,7 +189,7 @@ def usable_keys(wraps: Iterable[DataKeyWrap], condemned: Container[bytes] = ()) 
 
 def get_wrap(storage: Storage, name: str) -> bytes:
     """Return a wrapped key, still wrapped. Raises IntegrityError when its bytes are damaged, ObjectNotFound."""
-    body = storage.get(name)
+    body = storage.get(name, limit=WRAP)
     check_content_name(name, body)
     return body
 
@@ -219,7 +226,7 @@ def opened_keys(
         )
     if not found:
         raise IntegrityError(f"{prefix} holds no key", hint="Run drkit check.", object_name=prefix)
-    recipients = ", ".join(identity.recipient for identity in identities)
+    recipients = ", ".join(shown_recipient(identity.recipient) for identity in identities)
     if prefix != META_PREFIX:
         raise AccessDenied(
             f"the identity {recipients} does not open the data key {_purpose(prefix)}: it opens only part of the data",
@@ -275,7 +282,7 @@ def open_escrow(storage: Storage, passphrase: str) -> Identity:
 
 
 def _wraps(storage: Storage, prefix: str) -> Iterator[str]:
-    return (info.key for info in storage.list(prefix))
+    return (info.key for info in storage.list(prefix) if kind_of(info.key) in ("wrap", "escrow"))
 
 
 def parse_meta_key(text: str, repository_id: bytes, *, source: str) -> bytes:

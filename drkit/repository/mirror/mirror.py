@@ -14,10 +14,12 @@ from contextlib import suppress
 from datetime import datetime
 
 from drkit.errors import IntegrityError, ObjectExists, ObjectNotFound, RepositoryLocked, RepositoryNotFound, UsageError
+from drkit.repository.format.layout import kind_of
+from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.snapshot import format_time
 from drkit.repository.holders.custody import read_custody
-from drkit.repository.keys.labels import LABEL_PREFIX, Holder
+from drkit.repository.keys.labels import KIND, Holder
 from drkit.repository.keys.wraps import ESCROW_PREFIX, META_PREFIX, get_wrap, put_key
 from drkit.repository.repository import FORMAT, VERSION, Repository, put_config, read_config, require_no_repository
 from drkit.storage.base import Storage
@@ -28,8 +30,10 @@ def create_mirror(source: Repository, storage: Storage, *, now: datetime, single
     """Make an empty mirror that opens to everybody who opens the source; returns these holders. `config` comes last.
 
     An identity that the source keeps under a passphrase is copied too. Raises ObjectExists when a repository is there
-    already, which stays as it is, and IntegrityError when the source holds no wrap of its meta key.
+    already, which stays as it is, IntegrityError when the source holds no wrap of its meta key, and DrkitError for a
+    source that a newer drkit made.
     """
+    source.refuse_newer()
     require_no_repository(storage)
     if single_writer:
         storage = storage.single_writer()
@@ -99,9 +103,11 @@ class KeyCopier:
         self._wraps: dict[str, list[str]] = defaultdict(list)
         self._labels: dict[str, list[str]] = defaultdict(list)
         for info in source.storage.list("keys/"):
-            label = info.key.startswith(LABEL_PREFIX)
-            purpose = info.key.split("/")[2 if label else 1]
-            (self._labels if label else self._wraps)[purpose].append(info.key)
+            match kind_of(info.key):
+                case "recipients":
+                    self._labels[info.key.split("/")[2]].append(info.key)
+                case "wrap" | "escrow":
+                    self._wraps[info.key.split("/")[1]].append(info.key)
         self._done: set[str] = set()
 
     def copy_key(self, key_id: bytes, is_condemned: Callable[[bytes], bool]) -> None:
@@ -149,7 +155,7 @@ class KeyCopier:
             if key in self._there:
                 continue
             try:
-                body = self._source.get(key)
+                body = self._source.get(key, limit=SEALED[KIND].stored)
                 check_content_name(key, body)
             except (IntegrityError, ObjectNotFound):  # check reports damage; a label goes with its recipient
                 continue

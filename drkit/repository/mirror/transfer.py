@@ -6,20 +6,23 @@ run of its own in the mirror and follows the commit protocol: its session and it
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
-from drkit.errors import IntegrityError, ObjectNotFound
+from drkit.errors import AccessDenied, IntegrityError, ObjectNotFound
 from drkit.events import LOGGED, Events
-from drkit.repository.chunk_finder import ChunkFinder, missing_pack
+from drkit.repository.chunk_finder import ChunkFinder, missing_pack, open_chunk, wrong_contents
 from drkit.repository.commit.records import get_payload
-from drkit.repository.format.packs import directory_of, pack_key
+from drkit.repository.directories import entries_of
+from drkit.repository.format.packs import Entry, directory_of, pack_key
 from drkit.repository.format.record import copied_payload
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot, stored_trees, tree_chunk_ids
 from drkit.repository.format.tree import EXTENT
+from drkit.repository.index import Location, PackedListing
 from drkit.repository.keys.wraps import TREE_KEY_ID
 from drkit.repository.mirror.mirror import KeyCopier
 from drkit.repository.pack_reader import PACKS_AHEAD, get_pack
@@ -56,11 +59,14 @@ class Transfer:
         """Send what the mirror lacks, and commit. On return the copy exists; returns its record.
 
         Raises IntegrityError for a damaged pack or key of the source: nothing of it was sent, and what was sent before
-        serves other snapshots. Raises RepositoryLocked when a prune of the mirror has fenced the run.
+        serves other snapshots; likewise for a mark of the mirror that does not open. Raises RepositoryLocked when a
+        prune of the mirror has fenced the run.
         """
         original = get_payload(self._source.storage, self._source.objects, SNAPSHOT_PREFIX + snapshot.id)
         record = copied(snapshot, random_bytes(4))
         with RunWriter(self._mirror, record.id, (), host=self._host, verb="copy", events=self._events) as writer:
+            if writer.unreadable_mark is not None:
+                raise writer.unreadable_mark
             self.damage |= {error.object_name: error for error in writer.damage}
             try:
                 self._send(snapshot, writer)
@@ -76,40 +82,80 @@ class Transfer:
             if pack_id in self._damaged:
                 raise self._damaged[pack_id]
         for key_id in self._needs.key_ids(packs):
-            self._keys.copy_key(key_id, writer.is_condemned)
+            with suppress(
+                IntegrityError
+            ):  # the index may have invented this key; what is sent needs its own, see _take
+                self._keys.copy_key(key_id, writer.is_condemned)
         waiting = deque(packs)
         reading: deque[tuple[bytes, Future[bytes]]] = deque()
         with ThreadPoolExecutor(PACKS_AHEAD, thread_name_prefix="drkit-copy") as pool:
             while waiting or reading:
                 while waiting and len(reading) < PACKS_AHEAD:
                     pack_id = waiting.popleft()
-                    if any(writer.chunk_size(chunk_id) is None for chunk_id in self._needs.chunks[pack_id]):
+                    if self._wanted(pack_id, writer):
                         reading.append((pack_id, pool.submit(get_pack, self._source.storage, pack_id)))
                 if not reading:
                     break
                 pack_id, body = reading.popleft()
                 try:
-                    self._take(pack_id, memoryview(body.result()), writer)
+                    lacking = self._take(pack_id, memoryview(body.result()), writer)
+                    damage = wrong_contents(pack_id)
                 except ObjectNotFound:  # a prune of the source moved what is needed of it
                     waiting.extend(self._needs.look_again(pack_id))
+                    continue
                 except IntegrityError as error:
-                    self._damaged[pack_id] = error
-                    raise
+                    lacking, damage = self._wanted(pack_id, writer), error
+                if lacking:
+                    try:
+                        waiting.extend(self._needs.look_elsewhere(pack_id, lacking, damage))
+                    except IntegrityError as error:
+                        self._damaged[pack_id] = error
+                        raise
         writer.flush()
         for pack_id in self._needs.packs(snapshot):
             writer.use(self._needs.chunks[pack_id])
 
-    def _take(self, pack_id: bytes, body: memoryview, writer: RunWriter) -> None:
-        """Send every chunk of a pack that any planned snapshot needs, in the order of the pack."""
-        needed = self._needs.chunks[pack_id]
-        entries = [entry for entry in directory_of(self._source.objects, pack_id, body) if entry.chunk_id in needed]
-        if len(entries) < len(needed):
-            key = pack_key(pack_id)
-            raise IntegrityError(f"{key} does not hold what the index says", object_name=key)
+    def _wanted(self, pack_id: bytes, writer: RunWriter) -> set[bytes]:
+        """The chunks of a pack that any planned snapshot needs and the mirror lacks."""
+        return {chunk for chunk in self._needs.chunks.get(pack_id, ()) if writer.chunk_size(chunk) is None}
+
+    def _take(self, pack_id: bytes, body: memoryview, writer: RunWriter) -> set[bytes]:
+        """Send every chunk of a pack that any planned snapshot needs, in the order of the pack.
+
+        Returns those that it does not hold after all. What it holds is told by its own directory, not by the index.
+        """
+        wanted = self._wanted(pack_id, writer)
+        entries = [entry for entry in directory_of(self._source.objects, pack_id, body) if entry.chunk_id in wanted]
+        entries = [entry for entry in entries if self._seems_good(pack_id, entry, body)]
+        for key_id in {entry.key_id for entry in entries} - {TREE_KEY_ID}:
+            self._keys.copy_key(key_id, writer.is_condemned)
         for entry in entries:
             if writer.put_sealed(entry, body[entry.offset : entry.offset + entry.sealed_size]):
                 self.bytes_sent += entry.sealed_size
                 self._events.progress("copy", entry.sealed_size)
+        return wanted - {entry.chunk_id for entry in entries}
+
+    def _seems_good(self, pack_id: bytes, entry: Entry, body: memoryview) -> bool:
+        """Open a chunk of a tree, and one that several packs list, as far as an identity is at hand: one may be false.
+
+        Any other chunk is copied as it is.
+        """
+        end = entry.offset + entry.sealed_size
+        if end > len(body):
+            return False
+        tree = entry.chunk_id in self._needs.trees
+        if not tree and not self._source.index.other_packs(entry.chunk_id):
+            return True
+        location = Location(pack_id, *entry[1:])
+        try:
+            open_chunk(self._source, entry.chunk_id, location, body[entry.offset : end], tree=tree, compare=True)
+        except AccessDenied:
+            return True
+        except IntegrityError as error:
+            if error.object_name != pack_key(pack_id):  # the key is damaged
+                raise
+            return False
+        return True
 
 
 def copied(snapshot: Snapshot, random: bytes) -> Snapshot:
@@ -129,19 +175,25 @@ class _Needs:
     def __init__(self, source: Repository) -> None:
         self._source = source
         self._finder = ChunkFinder(source)
-        self._walker = TreeWalker(lambda chunk_id: self._finder.read(chunk_id, needed_by="a tree"))
+        self._walker = TreeWalker(lambda chunk_id: self._finder.read(chunk_id, tree=True, needed_by="a tree"))
         self._stretches: dict[Stretch, tuple[bytes, ...]] = {}
         self._packs: dict[str, list[bytes]] = {}
         self._keys: dict[bytes, set[bytes]] = {}
-        self._moved: dict[bytes, list[bytes]] = {}
+        self._moved: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        """Where chunks of a pack were found, if not in the pack."""
+        self._tried: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        """By chunk, the packs that do not hold it, whoever says so."""
         self.chunks: dict[bytes, set[bytes]] = {}
         """By pack."""
+        self.trees: set[bytes] = set()
+        """The chunks of trees."""
 
     def add(self, snapshot: Snapshot) -> None:
         packs: dict[bytes, None] = {}
         for target in stored_trees(snapshot):
             name = f"{target.title} in snapshot {snapshot.id}"
             tree = tuple(tree_chunk_ids(target))
+            self.trees.update(tree)
             packs |= dict.fromkeys(self._note(tree, name))
             for stretch, extents in self._walker.stretches(name, tree):
                 if extents is not None:
@@ -156,7 +208,13 @@ class _Needs:
 
     def packs(self, snapshot: Snapshot) -> list[bytes]:
         """The packs that a snapshot needs, in the order of its trees."""
-        return list(dict.fromkeys(self._now(self._packs[snapshot.id])))
+        left, seen = deque(self._packs[snapshot.id]), dict[bytes, None]()
+        while left:
+            pack_id = left.popleft()
+            if pack_id not in seen:
+                seen[pack_id] = None
+                left.extendleft(reversed(self._moved.get(pack_id, [])))
+        return [pack_id for pack_id in seen if pack_id in self.chunks]
 
     def key_ids(self, packs: Iterable[bytes]) -> set[bytes]:
         """The data keys of the needed chunks in these packs."""
@@ -165,31 +223,52 @@ class _Needs:
     def look_again(self, pack_id: bytes) -> list[bytes]:
         """Look up in a fresh index where the chunks of a pack that is gone lie now; return those packs.
 
-        Raises IntegrityError if the index still places them in that pack.
+        Raises IntegrityError if the index still places them in that pack, and no other pack holds them.
         """
         self._source.reload_index()
-        lost = self.chunks[pack_id]
+        lost = self.chunks.pop(pack_id)
+        del self._keys[pack_id]
+        for chunk_id in lost:
+            self._tried[chunk_id].add(pack_id)
         places = list(dict.fromkeys(self._note(lost, pack_key(pack_id))))
+        self._moved[pack_id] += [place for place in places if place != pack_id]
         if pack_id in places:
-            raise missing_pack(pack_id)
-        del self.chunks[pack_id], self._keys[pack_id]
-        self._moved[pack_id] = places
-        return places
+            places += self.look_elsewhere(pack_id, set(self.chunks[pack_id]), missing_pack(pack_id))
+        return [place for place in places if place != pack_id]
 
-    def _now(self, packs: Iterable[bytes]) -> Iterator[bytes]:
-        for pack_id in packs:
-            if pack_id in self._moved:
-                yield from self._now(self._moved[pack_id])
-            else:
-                yield pack_id
+    def look_elsewhere(self, pack_id: bytes, chunk_ids: Set[bytes], damage: IntegrityError) -> list[bytes]:
+        """Look up in the packs' own directories where these chunks of a pack lie too; return those packs.
+
+        Raises `damage`, which tells what is wrong with the pack, for a chunk that no other pack holds.
+        """
+        found: dict[bytes, PackedListing] = {}
+        for chunk_id in chunk_ids:
+            self._tried[chunk_id].add(pack_id)
+            holders = self._source.directories.holders(chunk_id)
+            other = next((pack for pack in holders if pack.pack_id not in self._tried[chunk_id]), None)
+            if other is None:
+                raise damage
+            found[chunk_id] = other
+        self._source.note([damage])
+        self.chunks[pack_id] -= chunk_ids
+        if not self.chunks[pack_id]:
+            del self.chunks[pack_id], self._keys[pack_id]
+        for chunk_id, other in found.items():
+            self._put(chunk_id, other.pack_id, {entry.key_id for entry in entries_of(other, chunk_id)})
+        places = list(dict.fromkeys(other.pack_id for other in found.values()))
+        self._moved[pack_id] += places
+        return places
 
     def _note(self, chunk_ids: Iterable[bytes], name: str) -> Iterator[bytes]:
         """Note that `name` needs these chunks; yield the pack of each."""
         for chunk_id in chunk_ids:
             location = self._finder.locate(chunk_id, needed_by=name)
-            self.chunks.setdefault(location.pack_id, set()).add(chunk_id)
-            self._keys.setdefault(location.pack_id, set()).add(location.key_id)
+            self._put(chunk_id, location.pack_id, {location.key_id})
             yield location.pack_id
+
+    def _put(self, chunk_id: bytes, pack_id: bytes, key_ids: Set[bytes]) -> None:
+        self.chunks.setdefault(pack_id, set()).add(chunk_id)
+        self._keys.setdefault(pack_id, set()).update(key_ids)
 
 
 def _chunk_ids(extents: Iterable[bytes]) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from drkit.errors import IntegrityError, RetentionRefused
-from drkit.repository.commit.marks import Marks, condemned, read_marks
+from drkit.repository.commit.marks import MAX_IDS, Marks, condemned, require_marks
 from drkit.repository.forgot import Owner, numbers_of
 from drkit.repository.format.digest import DIGEST_SIZE
 from drkit.repository.format.packs import ENTRY, Entry, is_small
@@ -17,9 +17,9 @@ from drkit.repository.keys.wraps import (
     TREE_KEY_ID,
     DataKeyWrap,
     LabelName,
-    data_key_labels,
-    data_key_wraps,
+    data_key_wraps_and_labels,
 )
+from drkit.repository.prune.confirm import require_truth
 from drkit.repository.prune.survey import Survey, index_damage, survey
 from drkit.repository.repository import Repository
 
@@ -94,12 +94,12 @@ class PrunePlan:
 def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> PrunePlan:
     """Read everything, and decide what could go. `max_repack`: how many bytes of chunks may be moved.
 
-    Raises RetentionRefused if there is no snapshot, IntegrityError for damage that hides what is needed.
+    Raises RetentionRefused if there is no snapshot, IntegrityError for damage that hides what is needed and for an
+    index that says of a pack that would go something else than the pack itself.
     """
     # Listed first, so that no key that is made later is condemned.
-    wraps = data_key_wraps(repository.storage)
-    labels = data_key_labels(repository.storage)
-    marks = read_marks(repository.storage, repository.objects)
+    wraps, labels = data_key_wraps_and_labels(repository.storage)
+    marks = require_marks(repository.storage, repository.objects)
     snapshots = live_snapshots(repository)
     if not snapshots:
         raise RetentionRefused(
@@ -114,14 +114,28 @@ def plan_prune(repository: Repository, choose: Choose, max_repack: int) -> Prune
     plan = PrunePlan(found, frozenset(snapshot.id for snapshot in snapshots), forget, marks)
     plan.numbers = numbers_of(snapshot for snapshot in snapshots if snapshot.id in forget)
     _sort_packs(plan, max_repack)
+    room = _fit_one_mark(plan)
+    require_truth(repository, found, plan.packs)
     if repository.is_mirror:
         return plan  # a copy could bring a key back, and its wraps would have the same names as before
     # Keys of packs that are moved are left to the next prune. A new pack must hold no chunk under a key in our mark, or
     # other prunes could not tell it from a pack that they must not count on.
     used = found.key_ids(frozenset(plan.dead))
-    plan.wraps = [wrap for wrap in wraps if wrap.key_id not in used]
+    unused = [wrap for wrap in wraps if wrap.key_id not in used]
+    plan.wraps = unused[:room]
+    used |= {wrap.key_id for wrap in unused[room:]}
     plan.labels = [label for label in labels if label.key_id not in used]
     return plan
+
+
+def _fit_one_mark(plan: PrunePlan) -> int:
+    """Leave to the next prune the packs that do not fit in one mark. Return how many more ids do."""
+    room = MAX_IDS
+    for packs in (plan.dead, plan.moving, plan.debris):
+        for pack_id in list(packs)[room:]:
+            del packs[pack_id]
+        room -= len(packs)
+    return room
 
 
 def live_snapshots(repository: Repository) -> list[Snapshot]:

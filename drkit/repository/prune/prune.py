@@ -20,7 +20,7 @@ from drkit.errors import (
 )
 from drkit.events import LOGGED, Events
 from drkit.repository.commit import session as session_module
-from drkit.repository.commit.marks import MARK_PREFIX, condemned, put_mark, read_marks
+from drkit.repository.commit.marks import MARK_PREFIX, condemned, put_mark, require_marks
 from drkit.repository.commit.protocol import PRUNE, Actions, Step, perform
 from drkit.repository.commit.records import fence_run, is_taken
 from drkit.repository.commit.session import Session, list_sessions, remove_session, session_info
@@ -31,10 +31,11 @@ from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
 from drkit.repository.index import PackListing, put_index
 from drkit.repository.keys.wraps import data_key_prefix
 from drkit.repository.pack_reader import stored_packs
+from drkit.repository.prune.confirm import key_ids, require_truth, unproven
 from drkit.repository.prune.plan import Choose, PrunePlan, live_snapshots, plan_prune
 from drkit.repository.prune.reindex import replace_index
 from drkit.repository.prune.repack import Repacker
-from drkit.repository.prune.survey import Survey, survey
+from drkit.repository.prune.survey import ID_SIZE, Survey, survey
 from drkit.repository.repository import Repository
 
 POLL_SECONDS = 2.0
@@ -64,7 +65,7 @@ class Done:
     keys_deleted: int = 0
     fenced: list[str] = field(default_factory=list)
     spared: list[bytes] = field(default_factory=list)
-    """Packs of the plan that turned out to be needed."""
+    """Packs of the plan that turned out to be needed, or without which something might be lost."""
     damaged: list[IntegrityError] = field(default_factory=list)
     """Damage to packs whose chunks were to be moved: these packs stay."""
     denied: list[str] = field(default_factory=list)
@@ -102,7 +103,7 @@ class Prune:
         self._clock = clock or Clock()
         self._events = events
         self._session = Session(self._storage, repository.objects, prune_id, host=host, prune=True)
-        self._sessions: dict[str, int] = {}
+        self._sessions: dict[str, frozenset[int]] = {}
         self._dead: frozenset[str] = frozenset()
         self._snapshots: list[Snapshot] = []
         self._doubtful: frozenset[bytes] = frozenset()
@@ -185,7 +186,7 @@ class Prune:
         put_mark(self._storage, self._repository.objects, self._id, self.plan.ids)
 
     def _list_sessions(self) -> None:
-        self._sessions = {run: number for run, number in list_sessions(self._storage).items() if run != self._id}
+        self._sessions = {run: beats for run, beats in list_sessions(self._storage).items() if run != self._id}
 
     def _settle_sessions(self) -> None:
         """Wait until every run that may use a condemned pack has ended; fence those without a heartbeat.
@@ -198,10 +199,10 @@ class Prune:
         while True:
             current = list_sessions(self._storage)
             now = self._clock.now()
-            for run, number in list(self._sessions.items()):
+            for run, beats in list(self._sessions.items()):
                 if run not in current:
                     del self._sessions[run]
-                elif current[run] != number:
+                elif current[run] != beats:
                     self._sessions[run], since[run] = current[run], now
                     self._give_way_to(run, current[run])
                 elif now - since[run] > patience or run in self._dead:
@@ -209,14 +210,14 @@ class Prune:
                     del self._sessions[run]
                 elif run not in told:
                     told.add(run)
-                    host = session_info(self._storage, self._repository.objects, run, number).host
+                    host = session_info(self._storage, self._repository.objects, run, beats).host
                     self._events.note(f"waiting for run {run} of host {host or 'unknown'} to end")
             if not self._sessions:
                 return
             self._clock.sleep(min(POLL_SECONDS, session_module.HEARTBEAT_SECONDS / 4))
 
-    def _give_way_to(self, run: str, number: int) -> None:
-        info = session_info(self._storage, self._repository.objects, run, number)
+    def _give_way_to(self, run: str, beats: frozenset[int]) -> None:
+        info = session_info(self._storage, self._repository.objects, run, beats)
         if info.prune and run < self._id:
             raise RepositoryLocked(
                 f"prune {run} of host {info.host} is at work in {self._storage.url}",
@@ -256,7 +257,7 @@ class Prune:
     # -- what goes
 
     def _read_marks(self) -> None:
-        marks = read_marks(self._storage, self._repository.objects)
+        marks = require_marks(self._storage, self._repository.objects)
         self._doubtful = condemned({prune: ids for prune, ids in marks.items() if prune != self._id})
 
     def _read_snapshots(self) -> None:
@@ -280,6 +281,16 @@ class Prune:
             else:
                 self.done.spared.append(pack.pack_id)
         self._going |= self._survey.unlisted & self.plan.packs
+        self._spare_unproven()
+
+    def _spare_unproven(self) -> None:
+        """Of the packs that would go, leave those out whose chunks are not surely held by others."""
+        require_truth(self._repository, self._survey, self.plan.packs & self._survey.stored.keys())
+        moving = {self._survey.packs[number].pack_id: number for number in self._moving}
+        spared = unproven(self._repository, self._survey, [*self._going, *moving])
+        self._going -= spared
+        self._moving = [number for pack_id, number in moving.items() if pack_id not in spared]
+        self.done.spared += sorted(spared)
 
     def _second_survey(self) -> Survey:
         """Return the first survey if nothing has changed since: then the trees need not be read again."""
@@ -294,7 +305,7 @@ class Prune:
         for number in self._moving:
             pack = self._survey.packs[number]
             try:
-                repacker.move(pack.pack_id, self._survey.needed(number))
+                repacker.move(pack.pack_id, {entry[:ID_SIZE] for entry in self._survey.needed(number)})
             except IntegrityError as error:
                 if error.object_name != pack_key(pack.pack_id):
                     raise
@@ -309,6 +320,8 @@ class Prune:
         put_index(self._storage, self._repository.objects, (pack.packed() for pack in self._moved))
 
     def _list_packs(self) -> None:
+        if not self._moved:
+            return  # there is nothing to look for: the largest listing of all would be read in vain
         stored = stored_packs(self._storage)
         for pack in self._moved:
             if stored.get(pack.pack_id) != pack.size:
@@ -341,6 +354,7 @@ class Prune:
         """
         used = self._survey.key_ids(frozenset(self._going))
         used |= {entry.key_id for pack in self._moved for entry in pack.entries}
+        used |= key_ids(self._repository, self.done.spared)
         for wrap in self.plan.wraps:
             if wrap.key_id not in used and self._delete(data_key_prefix(wrap.key_id) + wrap.id.hex()):
                 self.done.keys_deleted += 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 from drkit.errors import IntegrityError
 from drkit.events import Events
+from drkit.repository.chunk_finder import wrong_contents
 from drkit.repository.format.objects import ObjectSealer
-from drkit.repository.format.packs import ENTRY, Entry, PackBuilder, directory_of, pack_buffer, pack_key
+from drkit.repository.format.packs import PackBuilder, directory_of, pack_buffer, pack_key
 from drkit.repository.index import PackListing
 from drkit.repository.pack_reader import get_pack
 from drkit.storage.base import Storage
@@ -27,20 +28,25 @@ class Repacker:
         self._builders: dict[bytes, PackBuilder] = {}
         self.stored: list[PackListing] = []
 
-    def move(self, pack_id: bytes, entries: Iterable[bytes]) -> None:
-        """Put these chunks of a pack into new packs.
+    def move(self, pack_id: bytes, chunk_ids: Set[bytes]) -> None:
+        """Put these chunks of a pack into new packs, as the pack's own directory tells.
 
-        Raises IntegrityError before anything is moved when the pack's bytes are not those it was named after: a new
-        name would hide the damage.
+        Raises IntegrityError before anything is moved when the pack's bytes are not those it was named after (a new
+        name would hide the damage), or when it does not hold all of these chunks.
         """
         body = get_pack(self._storage, pack_id)
         view, magic = memoryview(body), body[:8]
-        for packed in entries:
-            entry = Entry(*ENTRY.unpack(packed))
+        entries = [entry for entry in directory_of(self._sealer, pack_id, view) if entry.chunk_id in chunk_ids]
+        if len({entry.chunk_id for entry in entries}) < len(chunk_ids):
+            raise wrong_contents(pack_id)
+        for entry in entries:
+            sealed = view[entry.offset : entry.offset + entry.sealed_size]
             builder = self._builders.get(magic)
+            if builder is not None and not builder.has_room(len(sealed)):
+                self._store(self._builders.pop(magic))
+                builder = None
             if builder is None:
                 builder = self._builders[magic] = PackBuilder(magic, pack_buffer())
-            sealed = view[entry.offset : entry.offset + entry.sealed_size]
             builder.add(entry.chunk_id, entry.key_id, sealed, entry.size)
             if builder.full:
                 self._store(self._builders.pop(magic))

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from drkit.errors import IntegrityError, ObjectNotFound, StorageUnavailable
-from drkit.repository.chunk_finder import get_chunk
-from drkit.repository.format.packs import ENTRY
+from drkit.repository.chunk_finder import ChunkFinder
+from drkit.repository.format.packs import ENTRY, pack_key
 from drkit.repository.format.snapshot import Snapshot, stored_trees, tree_chunk_ids
 from drkit.repository.index import ATTEMPTS, Location, PackedListing, index_keys, read_index
 from drkit.repository.keys.wraps import KEY_ID_SIZE, TREE_KEY_ID, DataKeyWrap, data_key_wraps, usable_keys
@@ -16,7 +16,7 @@ from drkit.repository.repository import Repository
 from drkit.repository.tree_walker import TreeWalker
 from drkit.storage.base import Storage
 
-_ID = 32
+ID_SIZE = 32
 _NONE: frozenset[bytes] = frozenset()
 
 
@@ -52,6 +52,17 @@ class Survey:
     def is_there(self, pack: PackedListing) -> bool:
         return self.stored.get(pack.pack_id) == pack.size
 
+    def require_agreement(self, repository: Repository) -> None:
+        """Raise IntegrityError if two listings of a pack that is there differ: nobody knows then what lies in it."""
+        first: dict[bytes, tuple[str, PackedListing]] = {}
+        for key, packs in self.objects.items():
+            for pack in packs:
+                where, other = first.setdefault(pack.pack_id, (key, pack))
+                if other != pack and pack.pack_id in self.stored:
+                    if repository.directories.of(pack.pack_id) is None:
+                        raise _listed_differently(pack.pack_id, key, where)
+                    raise lying_index(key, pack.pack_id, f"differently from {where}")
+
     def settle_homes(self, going: frozenset[bytes], doubtful: frozenset[bytes]) -> None:
         """Give every chunk its home: best in a pack that nobody has condemned, then in `going`, last in `doubtful`."""
         doubtful = doubtful | self._without_keys(doubtful)
@@ -62,7 +73,7 @@ class Survey:
         for number, pack in enumerate(self.packs):
             entries = pack.entries
             for start in range(0, len(entries), ENTRY.size):
-                self.homes.setdefault(entries[start : start + _ID], number)
+                self.homes.setdefault(entries[start : start + ID_SIZE], number)
 
     def _without_keys(self, doubtful: frozenset[bytes]) -> set[bytes]:
         """The packs with a chunk whose key is gone, or is about to go."""
@@ -71,7 +82,8 @@ class Survey:
             pack.pack_id
             for packs in self.objects.values()
             for pack in packs
-            if not {pack.entries[at : at + KEY_ID_SIZE] for at in range(_ID, len(pack.entries), ENTRY.size)} <= usable
+            if not {pack.entries[at : at + KEY_ID_SIZE] for at in range(ID_SIZE, len(pack.entries), ENTRY.size)}
+            <= usable
         }
 
     def need(self, chunk_id: bytes) -> bool:
@@ -83,11 +95,16 @@ class Survey:
             self.homes[chunk_id] = ~number
         return True
 
+    def home_of_needed(self, chunk_id: bytes) -> int | None:
+        """The number of the home of a chunk that is needed; None for any other."""
+        number = self.homes.get(chunk_id)
+        return ~number if number is not None and number < 0 else None
+
     def needed(self, number: int) -> Iterator[bytes]:
         """Yield the packed entries of the chunks that are needed and whose home is this pack."""
         entries, home = self.packs[number].entries, ~number
         for start in range(0, len(entries), ENTRY.size):
-            if self.homes[entries[start : start + _ID]] == home:
+            if self.homes[entries[start : start + ID_SIZE]] == home:
                 yield entries[start : start + ENTRY.size]
 
     def key_ids(self, without: frozenset[bytes]) -> set[bytes]:
@@ -96,7 +113,7 @@ class Survey:
             pack.entries[start : start + KEY_ID_SIZE]
             for pack in self.packs
             if pack.pack_id not in without
-            for start in range(_ID, len(pack.entries), ENTRY.size)
+            for start in range(ID_SIZE, len(pack.entries), ENTRY.size)
         }
 
 
@@ -110,11 +127,13 @@ def survey(
     """Read the index, then the trees of `snapshots`, which were listed before: so the index holds all that they need.
 
     Packs in `going` are those this prune wants to remove, `doubtful` is what other prunes have condemned. Raises
-    IntegrityError for a tree that cannot be read and for a chunk that is in no pack: then nobody knows what is needed.
+    IntegrityError for a tree that cannot be read, for a chunk that is in no pack, and for index objects that contradict
+    each other: then nobody knows what is needed.
     """
     records = list(snapshots)
     for _ in range(ATTEMPTS):
         found = _read_index(repository)
+        found.require_agreement(repository)
         found.settle_homes(going, doubtful)
         try:
             _find_needed(repository, found, records)
@@ -130,6 +149,26 @@ def survey(
     raise StorageUnavailable(
         f"the packs of {repository.storage.url} changed {ATTEMPTS} times while they were read",
         hint="Run the same command again.",
+    )
+
+
+def _listed_differently(pack_id: bytes, one: str, other: str) -> IntegrityError:
+    """The error for a pack that is damaged, so that nobody can tell which of two index objects is right about it."""
+    key = pack_key(pack_id)
+    return IntegrityError(
+        f"{key} is damaged, and {one} and {other} list it differently: what it holds is unclear, so nothing is removed",
+        hint="Restore that pack from a copy of the repository. If there is none: forget what drkit check says it hits, "
+        "move the pack away, and run drkit repair index.",
+        object_name=key,
+    )
+
+
+def lying_index(key: str, pack_id: bytes, how: str) -> IntegrityError:
+    """The error for an index object that says something false of a pack."""
+    return IntegrityError(
+        f"{key} lists {pack_key(pack_id)} {how}: what that pack holds is unclear, so nothing is removed",
+        hint="Run drkit repair index, then drkit prune again.",
+        object_name=key,
     )
 
 
@@ -149,18 +188,20 @@ def _read_index(repository: Repository) -> Survey:
 
 def _find_needed(repository: Repository, found: Survey, snapshots: list[Snapshot]) -> None:
     places = {
-        entry[:_ID]: (number, entry)
+        entry[:ID_SIZE]: (number, entry)
         for number, pack in enumerate(found.packs)
-        if pack.entries[_ID : _ID + KEY_ID_SIZE] == TREE_KEY_ID  # all chunks of a pack are of one kind
+        if pack.entries[ID_SIZE : ID_SIZE + KEY_ID_SIZE] == TREE_KEY_ID  # all chunks of a pack are of one kind
         for entry in _split(pack.entries)
     }
+
+    finder = ChunkFinder(repository)
 
     def read(chunk_id: bytes) -> bytes:
         if chunk_id not in places:
             raise _missing(chunk_id, "a tree")
         number, entry = places[chunk_id]
         _, key_id, offset, sealed_size, size = ENTRY.unpack(entry)
-        return get_chunk(repository, chunk_id, Location(found.packs[number].pack_id, key_id, offset, sealed_size, size))
+        return finder.open_tree_at(chunk_id, Location(found.packs[number].pack_id, key_id, offset, sealed_size, size))
 
     walker = TreeWalker(read)
     for snapshot in snapshots:

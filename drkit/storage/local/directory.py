@@ -25,12 +25,15 @@ from drkit.errors import (
     reason,
 )
 from drkit.storage.base import (
+    MAX_OBJECT,
     RESERVED,
     Data,
     ObjectInfo,
     Storage,
     StoreInfo,
     is_segment,
+    require_size,
+    require_storable,
     validate_key,
     validate_prefix,
     validate_range,
@@ -81,6 +84,7 @@ class LocalStorage(Storage):
 
     def put(self, key: str, data: Data, *, locked: bool = True) -> None:
         validate_key(key)
+        require_storable(self.url, key, data)
         with _explained("store", self.root / key):
             self._remove_debris()
             # Another process may remove a directory that it has just emptied, or the temporary file that we have
@@ -115,16 +119,17 @@ class LocalStorage(Storage):
                 os.fsync(descriptor)
         return True
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         validate_key(key)
-        validate_range(offset, length)
+        validate_range(key, offset, length, limit)
         with _explained("read", self.root / key), self._opened_object(key) as (descriptor, size):
             end = max(offset, size) if length is None else offset + length
             too_short = IntegrityError(f"object {key} is shorter than {end} bytes", object_name=key)
             if end > size:
                 raise too_short
+            require_size(key, end - offset, limit)
             parts = []
-            while offset < end:  # one read returns at most 2 GiB
+            while offset < end:  # a read may return less
                 part = os.pread(descriptor, end - offset, offset)
                 if not part:
                     raise too_short

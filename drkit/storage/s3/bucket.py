@@ -21,12 +21,15 @@ from typing import Any
 from drkit.errors import AccessDenied, IntegrityError, ObjectExists, ObjectNotFound, StorageUnavailable
 from drkit.events import LOGGED, Events
 from drkit.storage.base import (
+    MAX_OBJECT,
     Data,
     ObjectInfo,
     Storage,
     StoreInfo,
     Tampering,
     Traits,
+    require_size,
+    require_storable,
     validate_key,
     validate_prefix,
     validate_range,
@@ -39,8 +42,6 @@ from drkit.storage.s3.settings import LOCK_HINT, S3Settings, parse_s3_url
 from drkit.storage.s3.tamper import attack
 from drkit.storage.s3.throttle import Throttle, ThrottledBody
 
-MAX_OBJECT = 65 * 1024 * 1024
-"""Bytes of the largest object: a pack stays under 64 MiB. One PUT carries it; there is no multipart upload."""
 PARALLEL_PUTS = 2
 PARALLEL_GETS = 4
 REQUEST_SIZE = 6 * 1024 * 1024
@@ -51,7 +52,7 @@ MD5_BELOW = 1 << 20
 SCRATCH_SECONDS = 4
 """How long the lock of a scratch object holds. The object cannot be removed before that."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 
 class S3Storage(Storage):
@@ -96,13 +97,9 @@ class S3Storage(Storage):
 
     def _put(self, key: str, data: Data, locked_until: datetime | None, mode: str = "") -> None:
         validate_key(key)
+        require_storable(self.url, key, data)
         view = memoryview(data)
         view = view.cast("B") if view.nbytes else memoryview(b"")
-        if view.nbytes > MAX_OBJECT:
-            raise StorageUnavailable(
-                f"cannot store {self.url}/{key}: {view.nbytes} bytes are more than the {MAX_OBJECT} of one PUT",
-                hint="This is a bug in drkit: nothing it stores is that large.",
-            )
         options: dict[str, Any] = {**self._extras, "ContentLength": view.nbytes}
         if view.nbytes < MD5_BELOW:
             digest = hashlib.md5(view, usedforsecurity=False).digest()
@@ -144,7 +141,7 @@ class S3Storage(Storage):
                 StorageUnavailable(f"cannot store {self.url}/{key}: the object there vanished")
             ) from error
         with closing(answer["Body"]) as body:
-            if answer["ContentLength"] != expected.nbytes:
+            if _length(answer) != expected.nbytes:
                 return False
             position = 0
             for piece in self._client.pieces(key, body, expected.nbytes):
@@ -153,18 +150,20 @@ class S3Storage(Storage):
                 position += len(piece)
         return True
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self.get_version(key, "", offset, length)
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
+        return self.get_version(key, "", offset, length, limit=limit)
 
-    def get_version(self, key: str, version: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get_version(
+        self, key: str, version: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT
+    ) -> bytes:
         """Like get, of one version, or of the newest if `version` is empty."""
         validate_key(key)
-        validate_range(offset, length)
+        validate_range(key, offset, length, limit)
         if length == 0:
             return self._nothing(key, offset)
         try:
-            return self._retrier.run(f"get {key}", lambda: self._fetch(key, version, offset, length))
-        except IntegrityError:
+            return self._retrier.run(f"get {key}", lambda: self._fetch(key, version, offset, length, limit))
+        except _TooShortError:
             if length is None:  # from the very end on: no range can ask for nothing
                 return self._nothing(key, offset)
             raise
@@ -174,20 +173,19 @@ class S3Storage(Storage):
             raise _too_short(key, offset)
         return b""
 
-    def _fetch(self, key: str, version: str, offset: int, length: int | None) -> bytes:
+    def _fetch(self, key: str, version: str, offset: int, length: int | None, limit: int) -> bytes:
         options = {"VersionId": version} if version else {}
-        if not offset and length is None:
+        everything = not offset and length is None
+        if not everything:
+            options["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
+        try:
             answer = self._send("get_object", "read", key, **options)
-            expected = _length(answer)
-        else:
-            last = "" if length is None else str(offset + length - 1)
-            try:
-                answer = self._send("get_object", "read", key, Range=f"bytes={offset}-{last}", **options)
-                expected = self._checked_range(key, answer, offset, length)
-            except IntegrityError:
-                raise _too_short(key, offset + (length or 0)) from None
+        except IntegrityError:
+            raise _too_short(key, offset + (length or 0)) from None
         whole = BytesIO()  # gives its buffer away uncopied; joining pieces would take twice the memory
         with closing(answer["Body"]) as body:
+            expected = _length(answer) if everything else self._checked_range(key, answer, offset, length)
+            require_size(key, expected, limit)
             whole.writelines(self._client.pieces(key, body, expected))
         return whole.getvalue()
 
@@ -197,10 +195,8 @@ class S3Storage(Storage):
         first, last, size = map(int, match.groups()) if match else (-1, -1, -1)
         end = size if length is None else offset + length
         if match and size < end:
-            answer["Body"].close()
             raise _too_short(key, end)
         if not match or first != offset or last != end - 1:
-            answer["Body"].close()
             if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
                 raise self._client.broken("read", key, "the answer does not say which range it holds")
             raise StorageUnavailable(
@@ -352,5 +348,9 @@ def _length(answer: Any) -> int:
     return length
 
 
-def _too_short(key: str, end: int) -> IntegrityError:
-    return IntegrityError(f"object {key} is shorter than {end} bytes", object_name=key)
+class _TooShortError(IntegrityError):
+    """The object ends before the range does."""
+
+
+def _too_short(key: str, end: int) -> _TooShortError:
+    return _TooShortError(f"object {key} is shorter than {end} bytes", object_name=key)

@@ -26,6 +26,8 @@ from drkit.storage.s3.throttle import ThrottledBody
 from drkit.storage.urls import named_endpoint
 
 _READ = 1 << 18
+_MAX_PAGE = 16 * 1024 * 1024
+"""Bytes of the largest answer but an object: a page of a listing, whose thousand keys take three megabytes at most."""
 
 _CREDENTIALS = (
     failures.NoCredentialsError,
@@ -174,10 +176,42 @@ def open_boto(settings: S3Settings, policy: RetryPolicy, connections: int) -> An
             f"the S3 settings cannot be used: {type(error).__name__}",
             hint="Check endpoint and region: an endpoint is written like https://s3.example.com:9000.",
         ) from error
+    boto._endpoint.http_session = _BoundedSession(boto._endpoint.http_session, policy)
     boto.meta.events.register("before-send.s3.PutObject", _begin_sending)
     boto.meta.events.register_first("before-parse.s3.ListObjectsV2", take_entries)
     boto.meta.events.register_first("before-parse.s3.ListObjectVersions", take_entries)
     return boto
+
+
+class _BoundedSession:
+    """Sends the requests of a client of boto3, which by itself reads every answer but an object to its end."""
+
+    def __init__(self, session: Any, policy: RetryPolicy) -> None:
+        self._session = session
+        self._policy = policy
+
+    def send(self, request: Any) -> Any:
+        streams, request.stream_output = request.stream_output, True
+        answer = self._session.send(request)
+        if not streams or answer.status_code >= 300:
+            answer._content = self._read(answer)
+        return answer
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _read(self, answer: Any) -> bytes:
+        deadline = Deadline(self._policy, _MAX_PAGE)
+        whole = bytearray()
+        for piece in answer.raw.stream(_READ):
+            whole += piece
+            if len(whole) > _MAX_PAGE or deadline.passed:
+                answer.raw.close()
+                raise StorageUnavailable(
+                    f"cannot use {answer.url.partition('?')[0]}: an answer of the server does not end",
+                    hint="Name the S3 server itself in repository.endpoint.",
+                )
+        return bytes(whole)
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 
 from drkit.errors import ObjectNotFound, UsageError
-from drkit.storage.base import Data, ObjectInfo, Tampering, validate_key, validate_prefix
+from drkit.storage.base import MAX_OBJECT, Data, ObjectInfo, Tampering, validate_key, validate_prefix
 from drkit.storage.forwarding import ForwardingStorage
 from drkit.storage.s3.bucket import S3Storage
 from drkit.storage.s3.listing import Version
@@ -45,8 +45,8 @@ class PastStorage(ForwardingStorage):
             hint="Run the same without --as-of.",
         )
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self._present.get_version(key, self._find(key).id, offset, length)
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
+        return self._present.get_version(key, self._find(key).id, offset, length, limit=limit)
 
     def stat(self, key: str) -> ObjectInfo:
         return ObjectInfo(key, self._find(key).size)

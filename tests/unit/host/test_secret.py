@@ -29,7 +29,7 @@ def test_one_that_is_damaged_is_replaced_and_told(tmp_path: Path, content: bytes
     path, events = tmp_path / "documents.key", RecordedEvents()
     path.write_bytes(content)
     salt = HostSecret(path, events).salt(REPOSITORY)
-    assert ["documents are stored again" in text for text in events.warnings] == [True]
+    assert ["documents are stored once more" in text for text in events.warnings] == [True]
     assert HostSecret(path, events).salt(REPOSITORY) == salt
     assert len(events.warnings) == 1
 
@@ -39,4 +39,4 @@ def test_where_it_cannot_be_kept_a_run_has_one_all_the_same(tmp_path: Path) -> N
     events = RecordedEvents()
     secret = HostSecret(tmp_path / "file" / "documents.key", events)
     assert secret.salt(REPOSITORY) == secret.salt(REPOSITORY)
-    assert "documents are stored again at every backup" in events.warnings[-1]
+    assert "documents are stored again by every backup" in events.warnings[-1]

@@ -435,6 +435,20 @@ def test_a_fork_found_in_one_policy_is_told_in_the_others(site: Site, web: Machi
     assert forks(site.snapshots()) == []
 
 
+def test_fork_counts_before_a_policy_has_noticed(site: Site, web: Machine) -> None:
+    for policy in ("shop", "mail"):
+        web.backup(policy)
+    clone = web.clone("state-clone")
+    web.backup("shop")
+    clone.backup("shop")
+    for policy in ("shop", "mail"):
+        clone.fork(policy)
+    for policy in ("shop", "mail"):
+        made = clone.backup(policy)
+        assert (made.fork, made.origin, clone.warnings) == ("", clone.origin, "")
+    assert forks(site.snapshots()) == []
+
+
 # --- rebuilt, and thrown away -----------------------------------------------------------------------------------------
 
 

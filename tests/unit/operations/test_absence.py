@@ -22,7 +22,8 @@ from drkit.repository.absence import missing_in
 from drkit.repository.commit.records import get_payload
 from drkit.repository.forgot import Owner, note_forgotten, read_forgotten
 from drkit.repository.format.record import encode_snapshot
-from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.format.sealing import SigningKey
+from drkit.repository.format.snapshot import Previous, Snapshot, Target, format_time
 from drkit.repository.mirror.mirror import open_mirror
 from drkit.repository.prune.prune import Options
 from drkit.repository.repository import Repository
@@ -232,6 +233,22 @@ def test_an_unsigned_record_of_the_same_name_is_not_it(site: Site, web: Machine)
         repository.storage.put(f"snapshots/{record.id}", body)
     assert told_by_check(web) == [f"snapshots/{gone.id}"]
     refused(web, gone)
+
+
+def test_a_record_that_is_there_is_not_noted_for_what_a_stranger_names(site: Site, web: Machine) -> None:
+    """A stranger's record names one of ours under a number that it never had: then that number is looked for."""
+    made = [web.backup() for _ in range(3)]
+    stranger = SigningKey(b"e" * 32)
+    named = Snapshot("20990101t000000z-00000001", format_time(NOW), "web", "shop", "ok", [])
+    named.origin, named.sequence, named.previous = stranger.public.hex(), 1, Previous(made[1].id, 77)
+    repository = site.open()
+    payload = encode_snapshot(named, stranger, repository_id=repository.id)
+    repository.storage.put(f"snapshots/{named.id}", repository.objects.seal("snapshot", named.id.encode(), payload))
+    forget_snapshots(repository, [made[1].id], yes_really=True)
+    assert told_by_check(web) == []
+    assert made[1].id in {each.id for each in site.snapshots()}
+    delete(site, made[1])
+    assert told_by_check(web) == [f"snapshots/{made[1].id}"]
 
 
 def test_a_state_file_that_cannot_be_read_is_told(site: Site, web: Machine) -> None:

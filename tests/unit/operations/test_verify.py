@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from weakref import WeakSet
 
 import pytest
 
+from drkit.operations.export import write_tar
 from drkit.operations.verify import verify_repository, verify_subset
 from drkit.pipeline import verify as verify_module
 from drkit.pipeline.stream import MemberStream
@@ -30,6 +32,7 @@ from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from tests.support.counting_storage import CountingStorage
 from tests.support.events import RecordedEvents
+from tests.support.forged_index import HARMLESS, LIES, tell
 from tests.support.host_tar import capture_directory
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import NOW, create
@@ -274,6 +277,31 @@ def flip(made: Made, key: str, position: int) -> None:
     body = bytearray(made.storage.objects[key])
     body[position] ^= 1
     made.storage.objects[key] = bytes(body)
+
+
+@pytest.mark.parametrize("instead", [False, True])
+@pytest.mark.parametrize("lie", sorted(LIES.keys() - HARMLESS))
+def test_an_index_object_that_lies_is_named_and_hides_nothing(
+    made: Made, rng: random.Random, lie: str, instead: bool
+) -> None:
+    """Members are verified and exported from where they are, and each pack is still read whole once."""
+    opened = Repository.open(made.storage, [made.identity])
+    forged = tell(opened, lie, rng, instead=instead, first=True)
+    report = made.verify()
+    assert list(report.findings) == [forged]
+    assert report.findings[forged].files == []
+    assert set(made.storage.whole) == set(made.storage.packs)
+    assert report.error is not None
+    assert report.error.exit_code == 20
+    subset = made.read(lambda repository: verify_subset(repository, 100, "all"))
+    assert list(subset.findings) == [forged]
+    opened = Repository.open(made.storage, [made.identity])
+    for record in opened.snapshots():
+        assert isinstance(record, Snapshot)
+        with ChunkReader(opened) as chunks:
+            record.targets[0].files = sum(1 for _ in chunks.members(record.targets[0]))
+        write_tar(opened, record.targets[0], io.BytesIO().write)  # compares every member with its digest
+    assert any("the index" in error.message for error in opened.damage)
 
 
 @pytest.mark.parametrize("held", [1, 1 << 30])

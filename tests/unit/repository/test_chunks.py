@@ -12,10 +12,11 @@ import zstandard
 
 from drkit.errors import AccessDenied, IntegrityError, ObjectNotFound
 from drkit.repository import pack_reader
-from drkit.repository.chunks import MAX_CHUNK_SIZE, ChunkSealer
+from drkit.repository.chunks import ChunkSealer
 from drkit.repository.format.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerParameters, cut_lengths
 from drkit.repository.format.compression import Compression, compress, decompress
 from drkit.repository.format.digest import keyed_digest, keyed_hasher
+from drkit.repository.format.limits import MAX_CHUNK_SIZE
 from drkit.repository.format.names import check_content_name
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import (
@@ -38,10 +39,9 @@ from drkit.repository.index import (
     decode_packs,
     encode_packs,
     get_index,
-    index_for_reading,
-    index_for_writing,
     put_index,
 )
+from drkit.repository.index_loading import index_for_reading, index_for_writing
 from drkit.repository.keys.wraps import TREE_KEY_ID, KeyRing, MetaKeys, data_key_prefix
 from drkit.repository.pack_reader import read_directories, read_directory
 from tests.support.memory_storage import MemoryStorage
@@ -273,7 +273,7 @@ def test_a_buffer_serves_for_one_pack_after_another(
 
 def test_a_pack_grows_beyond_its_buffer(storage: MemoryStorage, chunks: ChunkSealer, objects: ObjectSealer) -> None:
     builder = PackBuilder(DATA_MAGIC, pack_buffer())
-    sealed = bytes(range(256)) * (len(builder.buffer) // 256)
+    sealed = bytes(range(256)) * (len(builder.buffer) // 512 + 1)
     for number in range(2):
         builder.add(bytes([number]) * 32, KEY_ID, sealed, 1)
     pack_id = builder.finish(objects)
@@ -388,9 +388,9 @@ def test_index_objects_that_end_early() -> None:
 
 def test_the_index_finds_chunks() -> None:
     index = Index()
-    index.add(listing(1, 3))
-    index.add(listing(1, 3))
-    index.add(listing(2, 3, first=2))
+    index.add(listing(1, 3).packed())
+    index.add(listing(1, 3).packed())
+    index.add(listing(2, 3, first=2).packed())
     assert len(index) == 5
     assert index.pack_sizes == {(1).to_bytes(32, "big"): 1000, (2).to_bytes(32, "big"): 1000}
     shared = index.get((2).to_bytes(32, "big"))

@@ -25,6 +25,7 @@ from drkit.repository.forgot import (
     read_forgotten,
     without,
 )
+from drkit.repository.format.names import content_name
 from drkit.repository.repository import Repository
 from drkit.storage.base import Storage
 from tests.support.memory_storage import MemoryStorage
@@ -73,7 +74,7 @@ def test_a_name_tells_nothing(repository: Repository) -> None:
     assert notes(repository) != notes(other)
 
 
-def test_numbers_never_recur(repository: Repository) -> None:
+def test_names_never_recur(repository: Repository) -> None:
     seen = set()
     for number in range(1, 8):
         note_forgotten(repository, {OURS: [number * 2]})
@@ -82,12 +83,13 @@ def test_numbers_never_recur(repository: Repository) -> None:
         seen.add(key)
 
 
-def damaged_notes(repository: Repository, whole: bytes) -> Iterator[bytes]:
+def damaged_notes(repository: Repository, key: str, whole: bytes) -> Iterator[bytes]:
+    """Bodies that are stored under their own hash, so that this is not what is wrong with them."""
+
     def sealed(payload: object, name: bytes) -> bytes:
         return repository.objects.seal("forgot", name, json.dumps(payload).encode())
 
-    [key] = notes(repository)
-    name = key.removeprefix(FORGOT_PREFIX).encode()
+    name = key.split("/")[1].encode()
     good = {**OURS._asdict(), "sequences": [[1, 5]], "requires": []}
     yield b""
     yield whole[:-1]
@@ -115,8 +117,9 @@ def test_a_damaged_note_is_named_and_explains_nothing_and_the_next_one_is_good()
         assert isinstance(storage, MemoryStorage)
         note_forgotten(repository, {OURS: [1]})
         [key] = notes(repository)
-        every = list(damaged_notes(repository, storage.objects[key]))
+        every = list(damaged_notes(repository, key, storage.objects.pop(key)))
         assert len(every) == 14
+        key = f"{key.rpartition('/')[0]}/{content_name(every[number])}"
         storage.objects[key] = every[number]
         found = read_forgotten(repository)
         assert [error.object_name for error in found.damaged] == [key]
@@ -131,15 +134,26 @@ def test_planted_names(repository: Repository) -> None:
     """Whoever can write to the storage, without a key, can create objects of any name."""
     note_forgotten(repository, {OURS: [1]})
     prefix = notes(repository)[0].rpartition("/")[0]
-    planted = ["2", "3", "999999999", "9999999999", "x", "02", "-1"]
-    for name in planted:
+    hashes = ["0" * 64, "f" * 64, content_name(b"planted")]
+    others = ["2", "x", "0" * 63, "0" * 65]
+    for name in [*hashes, *others]:
         repository.storage.put(f"{prefix}/{name}", b"planted")
     note_forgotten(repository, {OURS: [2]})
     note_forgotten(repository, {OURS: [3]})
     assert read_forgotten(repository).ranges == {OURS: [(1, 3)]}
     report = check_repository(repository)
-    assert set(report.findings) == {f"{prefix}/{name}" for name in ("2", "3", "999999999")}
-    assert set(report.notes) == {f"{prefix}/{name}" for name in ("9999999999", "x", "02", "-1")}
+    assert set(report.findings) == {f"{prefix}/{name}" for name in hashes}
+    assert set(report.notes) == {f"{prefix}/{name}" for name in others}
+
+
+def test_a_note_that_was_changed_or_moved_is_damaged(repository: Repository) -> None:
+    note_forgotten(repository, {OURS: [1], THEIRS: [1]})
+    ours, theirs = notes(repository)
+    storage = repository.storage
+    assert isinstance(storage, MemoryStorage)
+    moved = f"{ours.rpartition('/')[0]}/{theirs.rpartition('/')[2]}"
+    storage.objects[moved] = storage.objects[theirs]
+    assert [error.object_name for error in read_forgotten(repository).damaged] == [moved]
 
 
 def test_a_note_of_a_newer_drkit_stops_whoever_would_replace_it(repository: Repository) -> None:
@@ -148,8 +162,10 @@ def test_a_note_of_a_newer_drkit_stops_whoever_would_replace_it(repository: Repo
     storage = repository.storage
     assert isinstance(storage, MemoryStorage)
     payload = {**OURS._asdict(), "sequences": [[1, 5]], "requires": ["ranges-of-ranges"]}
-    name = key.removeprefix(FORGOT_PREFIX).encode()
-    storage.objects[key] = repository.objects.seal("forgot", name, json.dumps(payload).encode())
+    del storage.objects[key]
+    body = repository.objects.seal("forgot", key.split("/")[1].encode(), json.dumps(payload).encode())
+    key = f"{key.rpartition('/')[0]}/{content_name(body)}"
+    storage.objects[key] = body
     assert read_forgotten(repository).explains(OURS, 5)
     with pytest.raises(DrkitError, match="made by a newer drkit"):
         note_forgotten(repository, {OURS: [9]})

@@ -12,11 +12,16 @@ import pytest
 from drkit.errors import DrkitError, IntegrityError
 from drkit.operations.copy import copy_into
 from drkit.operations.forget import forget_snapshots
+from drkit.operations.keys import add_recipient, rewrap_keys
 from drkit.repository.check import check_repository
+from drkit.repository.commit.marks import get_mark
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.packs import pack_key
 from drkit.repository.format.record import encode_snapshot
 from drkit.repository.format.snapshot import Snapshot, Target, format_time
+from drkit.repository.holders.custody import replace_escrow
+from drkit.repository.keys.identity import generate_identity
+from drkit.repository.proofs import Proof, add_proof, read_proofs
 from drkit.repository.prune.plan import plan_prune
 from drkit.repository.repository import CONFIG, Repository
 from drkit.repository.writer import RunWriter
@@ -170,6 +175,24 @@ def test_whoever_does_not_know_what_is_required_changes_nothing(rng: random.Rand
     assert check_repository(repository).ok
 
 
+def test_no_key_is_given_taken_or_copied_beside_a_config_of_a_newer_version() -> None:
+    storage, other = MemoryStorage(), MemoryStorage()
+    repository, identity = create(storage)
+    put_in_config(storage, repository, ["wormholes"])
+    repository = Repository.open(storage, [identity])
+    before = objects_of(storage)
+    somebody = generate_identity().recipient
+    for change in (
+        lambda: add_recipient(repository, somebody),
+        lambda: rewrap_keys(repository, [identity.recipient, somebody]),
+        lambda: replace_escrow(repository, "correct horse battery staple"),
+        lambda: make_mirror(repository, other),
+    ):
+        with pytest.raises(DrkitError, match="requires wormholes"):
+            change()
+    assert (objects_of(storage), objects_of(other)) == (before, {})
+
+
 @pytest.mark.parametrize("requires", ["wormholes", {"a": 1}, [1], ["\x1b"], None])
 def test_a_config_whose_requirements_cannot_be_read_is_damaged(requires: Any) -> None:
     storage = MemoryStorage()
@@ -177,3 +200,87 @@ def test_a_config_whose_requirements_cannot_be_read_is_damaged(requires: Any) ->
     put_in_config(storage, repository, requires)
     with pytest.raises(IntegrityError, match="requires is not a list of names"):
         Repository.open(storage, [identity])
+
+
+def test_a_mark_of_a_newer_drkit_stops_whoever_would_have_to_heed_it(rng: random.Random) -> None:
+    storage = MemoryStorage()
+    repository, identity = create(storage)
+    content = random_content(rng)
+    snapshot = write_snapshot(repository, [identity.recipient], "20250309t010203z-00000001", {"v": content})
+    payload = b'{"requires": ["wormholes"]}\n' + bytes(32)
+    storage.put("marks/newer", repository.objects.seal("mark", b"newer", payload))
+    before = objects_of(storage)
+    for change in (
+        lambda: write_snapshot(repository, [identity.recipient], "20250309t010203z-00000002", {"v": content}),
+        lambda: prune_now(repository),
+    ):
+        with pytest.raises(DrkitError, match=r"marks/newer .* requires wormholes") as caught:
+            change()
+        assert caught.value.exit_code == 1
+    assert objects_of(storage) == before
+    report = check_repository(repository)
+    assert report.ok
+    assert "made by a newer drkit" in report.notes["marks/newer"]
+    assert read_content(repository, snapshot.targets[0]) == content
+
+
+def test_a_mark_that_requires_nothing_is_read_behind_its_header(rng: random.Random) -> None:
+    storage = MemoryStorage()
+    repository, _ = create(storage)
+    payload = b'{"requires":[]}\n' + b"i" * 32
+    storage.put("marks/newer", repository.objects.seal("mark", b"newer", payload))
+    assert get_mark(storage, repository.objects, "marks/newer") == {b"i" * 32}
+
+
+@pytest.mark.parametrize("line", [b'{"requires":7}', b'{"requires":["\\u001b"]}', b'{"requires":', b'{"requires":[1]}'])
+def test_a_mark_whose_header_is_odd_is_damaged(line: bytes) -> None:
+    storage = MemoryStorage()
+    repository, _ = create(storage)
+    storage.put("marks/odd", repository.objects.seal("mark", b"odd", line + b"\n" + bytes(32)))
+    with pytest.raises(IntegrityError, match="marks/odd does not say what it requires"):
+        get_mark(storage, repository.objects, "marks/odd")
+
+
+def test_no_proof_is_added_after_one_that_requires_what_is_unknown() -> None:
+    storage = MemoryStorage()
+    repository, _ = create(storage)
+    first = add_proof(repository, "key", {}, now=NOW, host="h", version="1")
+    fields = {"number": 2, "kind": "drill", "time": format_time(NOW), "host": "h", "drkit": "9", "about": {}}
+    fields |= {"previous": first.digest, "requires": ["wormholes"]}
+    storage.put("proofs/0000000002", repository.objects.seal("proof", b"0000000002", json.dumps(fields).encode()))
+    before = objects_of(storage)
+    with pytest.raises(DrkitError, match=r"proofs/0000000002 .* was made by a newer drkit"):
+        add_proof(repository, "key", {}, now=NOW, host="h", version="1")
+    assert objects_of(storage) == before
+    assert [type(proof) for proof in read_proofs(repository)] == [Proof, Proof]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"number": True},
+        {"time": "0001-01-01T00:00:00Z"},
+        {"kind": "\x1b[2J"},
+        {"host": ["h"]},
+        {"previous": "xy"},
+        {"about": []},
+        {"requires": "x"},
+    ],
+)
+def test_odd_fields_make_a_proof_damaged(change: dict[str, Any]) -> None:
+    storage = MemoryStorage()
+    repository, _ = create(storage)
+    fields = {
+        "number": 1,
+        "kind": "k",
+        "time": format_time(NOW),
+        "host": "",
+        "drkit": "",
+        "about": {},
+        "previous": None,
+    }
+    storage.put(
+        "proofs/0000000001", repository.objects.seal("proof", b"0000000001", json.dumps(fields | change).encode())
+    )
+    (found,) = read_proofs(repository)
+    assert isinstance(found, IntegrityError)

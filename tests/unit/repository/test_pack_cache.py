@@ -13,6 +13,7 @@ from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import DATA_MAGIC, PackBuilder, pack_buffer, pack_key
 from drkit.repository.pack_cache import PackCache
 from drkit.repository.pack_reader import PACKS_AHEAD, PacksRead, read_packs
+from drkit.storage.base import MAX_OBJECT
 from tests.support.counting_storage import CountingStorage
 from tests.support.events import RecordedEvents
 
@@ -37,9 +38,9 @@ class Slow(CountingStorage):
         self.error: Exception | None = None
         self.lock = threading.Lock()
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         if length is not None:
-            return super().get(key, offset, length)
+            return super().get(key, offset, length, limit=limit)
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -47,7 +48,7 @@ class Slow(CountingStorage):
             threading.Event().wait(0.01)
             if self.error is not None:
                 raise self.error
-            return super().get(key, offset, length)
+            return super().get(key, offset, length, limit=limit)
         finally:
             with self.lock:
                 self.now -= 1

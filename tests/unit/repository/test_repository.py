@@ -21,7 +21,8 @@ from drkit.errors import (
     RepositoryNotFound,
     StorageUnavailable,
 )
-from drkit.repository.commit.marks import MARK_PREFIX, read_marks
+from drkit.repository.check import check_repository
+from drkit.repository.commit.marks import MARK_PREFIX, require_marks
 from drkit.repository.commit.session import SESSION_PREFIX
 from drkit.repository.format.compression import Compression
 from drkit.repository.format.packs import PACK_PREFIX, PACK_SIZE, pack_key
@@ -329,7 +330,7 @@ def test_condemned_packs_are_not_used(made: Made, rng: random.Random) -> None:
     condemned = b"".join(bytes.fromhex(key.rpartition("/")[2]) for key in packs)
     mark = made.repository.objects.seal("mark", b"prune-1", condemned)
     made.storage.put(f"{MARK_PREFIX}prune-1", mark)
-    assert read_marks(made.storage, made.repository.objects) == {
+    assert require_marks(made.storage, made.repository.objects) == {
         "prune-1": {bytes.fromhex(key.rpartition("/")[2]) for key in packs}
     }
     made.write("2", v=content)
@@ -340,19 +341,35 @@ def test_condemned_packs_are_not_used(made: Made, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: b"", lambda body: body[:20] + bytes(30)])
-def test_a_damaged_mark_stops_a_backup(made: Made, change: Callable[[bytes], bytes]) -> None:
+def test_a_run_relies_on_nothing_older_than_a_mark_that_does_not_open(
+    made: Made, rng: random.Random, change: Callable[[bytes], bytes]
+) -> None:
+    content = random_content(rng)
+    made.write("1", v=content)
+    packs = [key for key in made.storage.objects if key.startswith(PACK_PREFIX)]
     key = f"{MARK_PREFIX}prune-1"
     made.storage.put(key, change(made.repository.objects.seal("mark", b"prune-1", bytes(64))))
-    with pytest.raises(IntegrityError) as caught:
-        RunWriter(made.repository, "1", made.recipients, host="h")
-    assert caught.value.object_name == key
-    assert made.count(SESSION_PREFIX) == 0
+    with RunWriter(made.repository, "x", made.recipients, host="h") as writer:
+        assert writer.unreadable_mark is not None
+        assert writer.unreadable_mark.object_name == key
+        assert f"delete {key} from {made.storage.url}" in (writer.unreadable_mark.hint or "")
+        assert writer.is_condemned(bytes(32))
+    made.write("2", v=content)
+    for each in packs:  # whatever that prune condemned
+        made.storage.delete(each)
+    snapshot = next(s for s in made.reopened().snapshots() if isinstance(s, Snapshot) and s.id == "2")
+    assert read_content(made.reopened(), snapshot.targets[0]) == content
+    assert check_repository(made.reopened()).findings.keys() >= {key}
 
 
-def test_a_mark_of_another_size_is_no_mark(made: Made) -> None:
-    made.storage.put(f"{MARK_PREFIX}p", made.repository.objects.seal("mark", b"p", bytes(33)))
-    with pytest.raises(IntegrityError, match="marks/p"):
-        read_marks(made.storage, made.repository.objects)
+def test_a_mark_of_another_size_or_kind_is_no_mark(made: Made) -> None:
+    for number, payload in enumerate((bytes(33), bytes(1))):
+        made.storage.put(f"{MARK_PREFIX}{number}", made.repository.objects.seal("mark", b"%d" % number, payload))
+        with pytest.raises(IntegrityError, match=f"marks/{number}"):
+            require_marks(made.storage, made.repository.objects)
+        made.storage.delete(f"{MARK_PREFIX}{number}")
+    made.storage.put(f"{MARK_PREFIX}p/q", b"not a mark's name")
+    assert require_marks(made.storage, made.repository.objects) == {}
 
 
 def test_a_fenced_run_does_not_commit(made: Made, rng: random.Random) -> None:

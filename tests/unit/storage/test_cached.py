@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sqlite3
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,32 @@ def test_a_repository_behind_copies_is_the_same(
     assert not [key for key in gets(inner) if key.startswith(PREFIXES)]
     write_snapshot(Repository.open(again, [identity]), [identity.recipient], "4", {"v": content})
     assert set(read_everything(Repository.open(inner, [identity]))) == {"1", "2", "3", "4"}
+
+
+def test_a_large_object_is_not_fetched_ahead(inner: FaultyStorage, cached: CachedStorage) -> None:
+    """Eight at once would wait in memory, however large whoever planted them has made them."""
+    inner.put("snapshots/large", bytes(9 << 20))
+    inner.put("snapshots/small", b"record")
+    cached.fetch_ahead(listed(cached))
+    assert gets(inner) == ["snapshots/small"]
+    assert len(cached.get("snapshots/large")) == 9 << 20
+
+
+def test_a_copy_that_somebody_enlarged_is_not_even_read(
+    inner: FaultyStorage, cached: CachedStorage, path: Path
+) -> None:
+    inner.put("snapshots/1", b"record")
+    listed(cached)
+    assert cached.get("snapshots/1") == b"record"
+    huge = bytes(64 << 20)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE objects SET body = ?, digest = ?", (huge, hashlib.sha256(huge).digest()))
+    del huge
+    gets(inner)
+    tracemalloc.start()
+    try:
+        assert cached.get("snapshots/1") == b"record"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert gets(inner) == ["snapshots/1"]

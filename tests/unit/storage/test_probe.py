@@ -18,7 +18,7 @@ from drkit.repository.prune.prune import Prune
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from drkit.storage import ObjectInfo, open_storage
-from drkit.storage.base import Data, StoreInfo
+from drkit.storage.base import MAX_OBJECT, Data, StoreInfo
 from drkit.storage.local.files import file_system_type
 from drkit.storage.probe import Capabilities, probe_storage
 from tests.support.memory_storage import MemoryStorage
@@ -70,7 +70,7 @@ class AppendOnly(MemoryStorage):
 class Ranges(MemoryStorage):
     """Answers a range with the whole object."""
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         return super().get(key)
 
 

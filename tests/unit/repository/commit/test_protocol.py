@@ -45,6 +45,7 @@ BOTH = Actor("w1", "run", "ab")
 COPY = Actor("w2", "run", "b", copies=True)
 G1, G2 = Actor("g1", "prune"), Actor("g2", "prune")
 F1, F2 = Actor("g1", "prune", forgets=OLD), Actor("g2", "prune", forgets=OLD)
+GARBLER = Actor("m", "garbler")
 FORGET = Actor("f", "forget", forgets=frozenset({"keep"}))
 
 
@@ -70,6 +71,11 @@ def show(name: str, found: Found) -> None:
             [Actor("w1", "run", "b"), COPY, G1, FORGET],
         ),
         ("two prunes and a forget", MOSTLY_DEAD, [F1, F2, FORGET]),
+        ("a run, a prune and a garbler of marks", FORGETTING, [ONE, F1, GARBLER]),
+        ("two runs, a prune and a garbler of marks", FORGETTING, [ONE, TWO, F1, GARBLER]),
+        ("a run, two prunes and a garbler of marks", FORGETTING, [ONE, F1, F2, GARBLER]),
+        ("a run, a prune that moves a chunk and a garbler of marks", MOSTLY_DEAD, [BOTH, F1, GARBLER]),
+        ("a run, a prune and a garbler of marks, a chunk in two packs", TWICE, [Actor("w1", "run", "b"), G1, GARBLER]),
     ],
 )
 def test_no_interleaving_loses_a_chunk(name: str, start: World, actors: list[Actor]) -> None:
@@ -89,6 +95,8 @@ def test_no_interleaving_loses_a_chunk(name: str, start: World, actors: list[Act
         (MOSTLY_DEAD, [BOTH, COPY, F1]),
         (MOSTLY_DEAD, [BOTH, F1, F2]),
         (TWICE, [Actor("w1", "run", "b"), G1, G2]),
+        (FORGETTING, [ONE, TWO, F1, GARBLER]),
+        (MOSTLY_DEAD, [BOTH, COPY, F1, GARBLER]),
     ],
 )
 def test_no_interleaving_in_a_mirror_loses_a_chunk(start: World, actors: list[Actor], same_key: bool) -> None:
@@ -133,6 +141,7 @@ MUTANTS: dict[str, tuple[World, list[Actor], dict[str, Any]]] = {
         {"backup": ("read_index", *without(BACKUP, "read_index", "list_packs"))},
     ),
     "a run ignores marks": (FORGETTING, [ONE, F1], {"writers_see_marks": False}),
+    "a run takes a mark that does not open for none": (FORGETTING, [ONE, F1, GARBLER], {"wary_of_garbage": False}),
     "a run reads the index before the marks": (
         FORGETTING,
         [ONE, F1],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from drkit.errors import IntegrityError
+from drkit.errors import IntegrityError, RepositoryError
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.record import copied_payload, decode_snapshot, encode_snapshot, tombstone
 from drkit.repository.format.sealing import SigningKey
@@ -98,6 +99,11 @@ def test_fields_that_a_record_need_not_have() -> None:
         changed(lambda fields: fields.update(time="2025-03-09T01:02:03")),
         changed(lambda fields: fields.update(time="2025-03-09T01:02:03+01:00")),
         changed(lambda fields: fields.update(time="yesterday")),
+        changed(lambda fields: fields.update(time="2025-03-09\x1b01:02:03Z")),
+        changed(lambda fields: fields.update(time="2025-03-09\n01:02:03Z")),
+        changed(lambda fields: fields.update(time="2025-03-09\u202e01:02:03Z")),
+        changed(lambda fields: fields.update(time="2025-03-09\ud80001:02:03Z")),
+        changed(lambda fields: fields.update(time="20250309T010203Z")),
         changed(lambda fields: fields.update(time=5)),
         changed(lambda fields: fields.update(targets={})),
         changed(lambda fields: fields.update(targets=["volume"])),
@@ -190,7 +196,7 @@ def test_odd_fields_make_a_record_damaged(payload: bytes) -> None:
 
 @pytest.mark.parametrize("changes", [{"host": "\x1b"}, {"host": ""}, {"finished": "now"}, {"requires": ["a\nb"]}])
 def test_nothing_is_written_that_would_not_be_read(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(changes))):
+    with pytest.raises(RepositoryError, match=next(iter(changes))):
         encode_snapshot(record(**changes))
 
 
@@ -242,6 +248,27 @@ def test_trees_in_fields_that_this_version_does_not_know_count_too() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("later", "problem"),
+    [
+        ([{"tree": []}] * 100_001, "more than 100000 lists named tree"),
+        ({"k" * 4096: {"tree": []}}, "at a path of more than 4096 characters"),
+    ],
+)
+def test_too_many_or_too_deep_trees_are_damage(later: Any, problem: str) -> None:
+    with pytest.raises(IntegrityError, match=problem):
+        decode_snapshot(changed(lambda fields: fields.update(later=later)), source="snapshots/x")
+
+
+def test_a_long_key_above_many_values_takes_no_memory_for_each() -> None:
+    text = changed(lambda fields: fields.update({"k" * 4000: {f"{number}": [] for number in range(20_000)}}))
+    tracemalloc.start()
+    decode_snapshot(text, source="snapshots/x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000  # 80 MB if each had a path of its own
+
+
 # --- origin and copies
 
 
@@ -272,7 +299,7 @@ def test_whoever_does_not_hold_the_key_of_an_origin_cannot_speak_for_it() -> Non
             decode_snapshot(each, source="snapshots/x", repository_id=REPOSITORY)
     with pytest.raises(IntegrityError, match="not signed by it"):  # of another repository
         decode_snapshot(payload, source="snapshots/x", repository_id=b"s" * 16)
-    with pytest.raises(ValueError, match="not signed by it"):
+    with pytest.raises(RepositoryError, match="not signed by it"):
         encode_snapshot(signed(), other, repository_id=REPOSITORY)
 
 

@@ -100,7 +100,7 @@ def test_no_secret_is_ever_shown(alice: Identity) -> None:
 def test_recipients_are_read_with_line_numbers(alice: Identity, bob: Identity) -> None:
     text = f"# ours\n\n{alice.recipient}\n {bob.recipient} \n{alice.recipient}\n"
     assert parse_recipients(text, source="r.txt") == [alice.recipient, bob.recipient]
-    with pytest.raises(UsageError, match=r"r\.txt:2: 'age1nonsense' is not an age recipient"):
+    with pytest.raises(UsageError, match=r"r\.txt:2: 'age1nonsense' is not a recipient that can be"):
         parse_recipients("# one\nage1nonsense\n", source="r.txt")
     with pytest.raises(UsageError, match=r"r\.txt names no recipient"):
         parse_recipients("# none\n", source="r.txt")

@@ -25,7 +25,7 @@ from drkit.repository.keys.wraps import data_key_wraps, format_meta_key, put_esc
 from drkit.repository.mirror.mirror import create_mirror, open_mirror
 from drkit.repository.pack_reader import read_directories
 from drkit.repository.repository import CONFIG, Repository, put_config
-from drkit.storage.base import Storage
+from drkit.storage.base import MAX_OBJECT, Storage
 from tests.support.faulty_storage import Call, FaultyStorage
 from tests.support.independent_reader import IndependentReader
 from tests.support.memory_storage import MemoryStorage
@@ -120,10 +120,10 @@ def test_each_pack_is_read_once(made: Made) -> None:
     whole: Counter[str] = Counter()
     get = source.get
 
-    def count(key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def count(key: str, offset: int = 0, length: int | None = None, *, limit: int = MAX_OBJECT) -> bytes:
         if key.startswith("packs/") and length is None:
             whole[key] += 1
-        return get(key, offset, length)
+        return get(key, offset, length, limit=limit)
 
     source.get = count  # type: ignore[method-assign]
     copy_all(opened, made.mirror)

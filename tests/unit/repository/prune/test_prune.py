@@ -19,11 +19,13 @@ from drkit.operations.forget import forget_snapshots
 from drkit.repository.check import check_repository
 from drkit.repository.commit.session import Session, list_sessions
 from drkit.repository.format import packs as packs_module
+from drkit.repository.format.packs import DATA_MAGIC, PackBuilder, pack_buffer, pack_key
 from drkit.repository.format.record import tombstone
 from drkit.repository.format.snapshot import Snapshot, Target, format_time
 from drkit.repository.index import index_keys
 from drkit.repository.keys.labels import Holder, put_label
 from drkit.repository.keys.wraps import format_meta_key
+from drkit.repository.prune import plan as plan_module
 from drkit.repository.prune import reindex
 from drkit.repository.prune.plan import plan_prune
 from drkit.repository.prune.prune import Options, Prune
@@ -295,7 +297,7 @@ def test_a_run_that_gives_signs_of_life_is_never_fenced(made: Made) -> None:
     class Clock(FastClock):
         def sleep(self, seconds: float) -> None:
             self.time += 100  # less than two intervals, again and again
-            number = list_sessions(made.storage)["alive"]
+            number = max(list_sessions(made.storage)["alive"])
             if number < 20:
                 made.storage.put(f"sessions/alive/{number + 1}", made.storage.objects["sessions/alive/0"])
             else:
@@ -307,17 +309,65 @@ def test_a_run_that_gives_signs_of_life_is_never_fenced(made: Made) -> None:
     assert made.keys("sessions/") == []
 
 
+@pytest.mark.parametrize("prune", [False, True])
+def test_a_planted_heartbeat_does_not_make_a_living_run_look_dead(made: Made, prune: bool) -> None:
+    """One with a number that no heartbeat reaches, nor does it hide whose session it is."""
+    body = made.repository.objects.seal("session", b"a-run", b'{"host": "web", "prune": true}' if prune else b"{}")
+    made.storage.put("sessions/a-run/0", body)
+    made.storage.put(f"sessions/a-run/{10**200}", b"garbage")
+
+    class Clock(FastClock):
+        beats = 0
+
+        def sleep(self, seconds: float) -> None:
+            self.time += 100
+            made.storage.delete(f"sessions/a-run/{self.beats}")
+            self.beats += 1
+            if self.beats < 20:
+                made.storage.put(f"sessions/a-run/{self.beats}", body)
+            else:
+                made.storage.delete(f"sessions/a-run/{10**200}")
+
+    made_prune = Prune(made.open(), "p", lambda snapshots: {"old"}, ALL, host="h", clock=Clock())
+    if prune:
+        with pytest.raises(RepositoryLocked, match="prune a-run of host web is at work"):
+            made_prune.run()
+    else:
+        assert made_prune.run().fenced == []
+
+
+def test_what_does_not_fit_in_one_mark_is_left_to_the_next_prune(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(5):  # debris that somebody planted, or runs left behind
+        builder = PackBuilder(DATA_MAGIC, pack_buffer())
+        key = pack_key(builder.finish(made.repository.objects))
+        made.storage.put(key, builder.body)
+    whole = plan_prune(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
+    assert len(whole.ids) > 5
+    monkeypatch.setattr(plan_module, "MAX_IDS", 3)
+    plan = plan_prune(made.open(), lambda snapshots: {"old"}, ALL.max_repack)
+    assert len(plan.ids) == 3
+    assert plan.ids < whole.ids
+    for number in range(20):
+        prune_now(made.open(), f"p{number:02}", "old")
+        assert made.right("kept", "new")
+        if not debris(made.open()):
+            break
+    assert number >= 1
+    assert debris(made.open()) == []
+    assert check_repository(made.open()).ok
+
+
 def test_a_session_gives_signs_of_life_until_it_is_closed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drkit.repository.commit.session.HEARTBEAT_SECONDS", 0.01)
     threads = threading.active_count()
     storage = FaultyStorage(made.storage)
     session = Session(storage, made.repository.objects, "run", host="web")
     session.open()
-    while list_sessions(made.storage)["run"] < 3:
+    while max(list_sessions(made.storage)["run"]) < 3:
         pass
     storage.fail(StorageUnavailable("gone"), kind="put", prefix="sessions/", times=2)
-    reached = list_sessions(made.storage)["run"]
-    while list_sessions(made.storage)["run"] < reached + 4:
+    reached = max(list_sessions(made.storage)["run"])
+    while max(list_sessions(made.storage)["run"]) < reached + 4:
         pass
     session.close()
     assert made.keys("sessions/") == []
@@ -330,7 +380,7 @@ def test_the_later_of_two_prunes_gives_way(made: Made) -> None:
 
     class Clock(FastClock):
         def sleep(self, seconds: float) -> None:
-            number = list_sessions(made.storage)["a-prune"] + 1
+            number = max(list_sessions(made.storage)["a-prune"]) + 1
             body = made.repository.objects.seal("session", b"a-prune", b'{"host": "web", "prune": true}')
             made.storage.put(f"sessions/a-prune/{number}", body)
 
