@@ -32,16 +32,18 @@ def pristine(module_lab: Lab) -> Pristine:
     lab.init(volume)
     snapshot = lab.backup()
     copy = lab.directory / "pristine"
-    shutil.copytree(lab.repository, copy)
+    for place in (lab.repository, lab.state):
+        shutil.copytree(place, copy / place.name)
     return Pristine(lab, volume, snapshot, copy)
 
 
 @pytest.fixture
 def repository(pristine: Pristine) -> Iterator[Lab]:
-    """The laboratory with its repository as it was, whatever tests do to it."""
+    """The laboratory with its repository, and what the host remembers of it, as they were, whatever tests do to it."""
     yield pristine.lab
-    shutil.rmtree(pristine.lab.repository)
-    shutil.copytree(pristine.copy, pristine.lab.repository)
+    for place in (pristine.lab.repository, pristine.lab.state):
+        shutil.rmtree(place)
+        shutil.copytree(pristine.copy / place.name, place)
 
 
 def flip(path: Path, offset: int) -> None:
