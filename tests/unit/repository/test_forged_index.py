@@ -530,3 +530,22 @@ def test_a_damaged_directory_beside_a_true_index_changes_nothing(made: Made) -> 
     assert index_keys(made.storage) == before
     prune_now(made.open(), "p", made.old)
     assert made.right(made.kept, made.new)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_a_damaged_directory_beside_a_lie_hides_nothing_and_stops_no_prune_for_ever(made: Made, first: bool) -> None:
+    """The genuine listing is still there: it counts wherever the lie sorts, and no repair takes the lie over."""
+    repository = made.open()
+    truth = next(pack for pack in true_listings(repository) if pack.listing().entries[0].key_id != TREE_KEY_ID)
+    shifted = [entry._replace(offset=entry.offset + 1) for entry in truth.listing().entries]
+    forge(repository, [PackListing(truth.pack_id, truth.size, shifted).packed()], first=first)
+    key = pack_key(truth.pack_id)
+    body = bytearray(made.storage.objects[key])
+    body[-40] ^= 1  # in the directory
+    made.storage.objects[key] = bytes(body)
+    assert made.right(*made.contents)
+    repair_index(made.open())
+    assert made.right(*made.contents)
+    with pytest.raises(IntegrityError) as caught:
+        plan_prune(made.open(), lambda snapshots: {made.old}, ALL.max_repack)
+    assert "move the pack away" in str(caught.value.hint)
