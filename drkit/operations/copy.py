@@ -132,7 +132,8 @@ def copy_into(
             there.add(_identity(snapshot))
             arrived.append(snapshot)
             done.copied.append(CopiedSnapshot(snapshot.id, record.id, transfer.bytes_sent - before))
-    note_present(mirror, numbers_of(arrived))
+    # Also those of a copy that was cut short before it came to this: a note must not hide that they go one day.
+    note_present(mirror, numbers_of([*mirrored, *arrived]))
     for damage in transfer.damage.values():
         events.warn(f"mirror: {damage.message}", hint=damage.hint)
     done.bytes = transfer.bytes_sent

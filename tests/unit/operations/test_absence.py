@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.errors import DrkitError, RetentionRefused
+from drkit.errors import DrkitError, RetentionRefused, StorageUnavailable
 from drkit.operations import doctor
 from drkit.operations.check import check
 from drkit.operations.copy import copy_into
@@ -30,6 +30,7 @@ from drkit.repository.repository import Repository
 from drkit.storage import open_storage
 from drkit.storage.base import ObjectInfo, Storage
 from drkit.storage.forwarding import ForwardingStorage
+from tests.support.faulty_storage import FaultyStorage
 from tests.support.machines import Machine, Site
 from tests.support.memory_storage import MemoryStorage
 from tests.support.mirroring import make_mirror
@@ -323,6 +324,19 @@ def test_what_comes_later_takes_the_note_back(site: Site, web: Machine, mirror: 
     assert mirror.missing() == [made[1].id]
     mirror.copy()
     assert mirror.missing() == []
+
+
+def test_a_copy_that_was_cut_short_leaves_no_note_of_what_is_there(site: Site, web: Machine, mirror: Mirrored) -> None:
+    made = [web.backup() for _ in range(6)]
+    failing = FaultyStorage(mirror.storage)
+    failing.fail(StorageUnavailable("no answer"), call=4, kind="put", prefix="snapshots/")
+    with pytest.raises(StorageUnavailable):
+        mirror.copy(storage=failing)
+    mirror.copy()
+    assert (mirror.sequences(), mirror.missing(), mirror.noted()) == ([1, 2, 3, 4, 5, 6], [], [])
+    gone = next(each for each in mirror.open().snapshots() if isinstance(each, Snapshot) and each.sequence == 5)
+    mirror.storage.delete(f"snapshots/{gone.id}")
+    assert mirror.missing() == [made[4].id]
 
 
 def test_a_mirror_keeps_its_own_notes(site: Site, web: Machine, mirror: Mirrored) -> None:
