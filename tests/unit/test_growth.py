@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from benchmarks.growth import Growth, grow, render
 from drkit.repository.prune.plan import MANY_SMALL
 from tests.support.memory_storage import MemoryStorage
 
 
+@pytest.mark.slow
 def test_what_sixty_snapshots_of_a_small_change_leave(rng: random.Random, tmp_path: Path) -> None:
     growth = Growth(MemoryStorage(), tmp_path / "cache", rng, files=600, size=1024, changed=5)
     first, early, late = grow(growth, 60, prune_every=10, at=(1, 15, 60))

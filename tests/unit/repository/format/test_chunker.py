@@ -10,6 +10,7 @@ from drkit.repository.format.chunker import DATA_CHUNKS, TREE_CHUNKS, ChunkerPar
 from tests.support.independent_chunker import cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [DATA_CHUNKS, TREE_CHUNKS])
 def test_streams_are_cut_where_the_format_says(parameters: ChunkerParameters) -> None:
     seed = random.randrange(2**32)
