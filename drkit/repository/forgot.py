@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
@@ -99,7 +100,7 @@ def note_forgotten(repository: Repository, going: Mapping[Owner, Iterable[int]])
     for owner, numbers in going.items():
         added = ranges_of(numbers)
         if added:
-            _change(repository, owner, lambda known, more=added: merged([*known, *more]))  # type: ignore[misc]
+            _change(repository, owner, partial(_joined, added))
 
 
 def note_present(repository: Repository, present: Mapping[Owner, Iterable[int]]) -> None:
@@ -108,7 +109,7 @@ def note_present(repository: Repository, present: Mapping[Owner, Iterable[int]])
     for owner, numbers in present.items():
         back = [number for number in set(numbers) if notes.explains(owner, number)]
         if back:
-            _change(repository, owner, lambda known, less=back: without(known, less))  # type: ignore[misc]
+            _change(repository, owner, partial(without, numbers=back))
 
 
 def ranges_of(numbers: Iterable[int]) -> Ranges:
@@ -124,6 +125,10 @@ def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
         else:
             result.append((first, last))
     return result
+
+
+def _joined(one: Ranges, other: Ranges) -> Ranges:
+    return merged([*one, *other])
 
 
 def without(ranges: Ranges, numbers: Iterable[int]) -> Ranges:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -55,7 +55,8 @@ class Proof:
     drkit: str
     previous: str | None
     about: dict[str, Any]
-    digest: str
+    requires: list[str] = field(default_factory=list)
+    digest: str = ""
 
 
 def add_proof(
@@ -148,27 +149,13 @@ def _decode(repository: Repository, key: str, body: bytes) -> Proof:
     number = int(key.removeprefix(PROOF_PREFIX))
     payload = repository.objects.open("proof", _name(number), body, source=key)
     try:
-        fields = build(_Fields, _FIELDS, DECODER.decode(payload.decode()))
+        proof = build(Proof, _FIELDS, DECODER.decode(payload.decode()))
     except (ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{key} is not a proof: {error}", object_name=key) from None
-    if fields.number != number:
-        raise IntegrityError(f"{key} holds proof {fields.number}", object_name=key)
-    repository.note_requirements(key, fields.requires)
-    return Proof(
-        number, fields.kind, fields.time, fields.host, fields.drkit, fields.previous, fields.about, content_name(body)
-    )
-
-
-@dataclass
-class _Fields:
-    number: int
-    kind: str
-    time: str
-    host: str
-    drkit: str
-    previous: str | None
-    about: dict[str, Any]
-    requires: list[str] = field(default_factory=list)
+    if proof.number != number:
+        raise IntegrityError(f"{key} holds proof {proof.number}", object_name=key)
+    repository.note_requirements(key, proof.requires)
+    return replace(proof, digest=content_name(body))
 
 
 _FIELDS: dict[str, Check] = {

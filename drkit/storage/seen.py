@@ -6,8 +6,12 @@ from drkit.errors import IntegrityError, ObjectNotFound
 from drkit.storage.base import Data, Storage
 
 
+class NotKept(IntegrityError):
+    """The store acknowledged an object, and does not hold it, or not whole."""
+
+
 def put_seen(storage: Storage, key: str, data: Data, *, locked: bool = True) -> None:
-    """Create an object, and ask the store whether it is there. Raises what `put` raises, and IntegrityError."""
+    """Create an object, and ask the store whether it is there. Raises what `put` raises, and NotKept."""
     storage.put(key, data, locked=locked)
     try:
         size = storage.stat(key).size
@@ -17,9 +21,9 @@ def put_seen(storage: Storage, key: str, data: Data, *, locked: bool = True) -> 
         raise not_there(storage, key)
 
 
-def not_there(storage: Storage, key: str) -> IntegrityError:
+def not_there(storage: Storage, key: str) -> NotKept:
     """The error for an object that was acknowledged and is not there, or not whole."""
-    return IntegrityError(
+    return NotKept(
         f"{storage.url} acknowledged {key}, but does not hold it: what it stores is not safe there",
         hint="Try the store with drkit doctor, or keep the repository elsewhere.",
         object_name=key,

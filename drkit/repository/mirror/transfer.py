@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 
 from drkit.errors import AccessDenied, IntegrityError, ObjectNotFound
@@ -29,6 +28,7 @@ from drkit.repository.pack_reader import PACKS_AHEAD, get_pack
 from drkit.repository.repository import Repository
 from drkit.repository.tree_walker import Stretch, TreeWalker
 from drkit.repository.writer import RunWriter
+from drkit.storage.seen import NotKept
 from drkit.tuning import keep_freed_memory
 
 
@@ -82,10 +82,12 @@ class Transfer:
             if pack_id in self._damaged:
                 raise self._damaged[pack_id]
         for key_id in self._needs.key_ids(packs):
-            with suppress(
-                IntegrityError
-            ):  # the index may have invented this key; what is sent needs its own, see _take
+            try:
                 self._keys.copy_key(key_id, writer.is_condemned)
+            except NotKept:
+                raise
+            except IntegrityError:
+                continue  # the index may have invented this key; what is sent needs its own, see _take
         waiting = deque(packs)
         reading: deque[tuple[bytes, Future[bytes]]] = deque()
         with ThreadPoolExecutor(PACKS_AHEAD, thread_name_prefix="drkit-copy") as pool:
@@ -103,6 +105,8 @@ class Transfer:
                 except ObjectNotFound:  # a prune of the source moved what is needed of it
                     waiting.extend(self._needs.look_again(pack_id))
                     continue
+                except NotKept:  # by the mirror: nothing is wrong with the pack
+                    raise
                 except IntegrityError as error:
                     lacking, damage = self._wanted(pack_id, writer), error
                 if lacking:
