@@ -21,6 +21,9 @@ from drkit.repository.repository import Repository
 @dataclass
 class ForgetResult:
     snapshots: list[str] = field(default_factory=list)
+    """Those that were removed."""
+    explained: list[str] = field(default_factory=list)
+    """Those that were looked for, and are not any more: nothing was removed."""
     left: int = 0
     """Snapshots that are still there."""
     warnings: list[Warned] = field(default_factory=list)
@@ -30,7 +33,7 @@ def forget(context: Context, references: Sequence[str], *, yes_really: bool = Fa
     """Remove these records, and note on this host that it was on purpose. Raises what `forget_snapshots` raises."""
     repository = context.repository
     done = forget_snapshots(repository, references, yes_really=yes_really, known=remembered(context, repository))
-    context.state.seen.note_removed(found_at(context.access, repository), done.snapshots)
+    context.state.seen.note_removed(found_at(context.access, repository), [*done.snapshots, *done.explained])
     done.warnings = context.warnings
     return done
 
@@ -58,8 +61,8 @@ def forget_snapshots(
         for run_id in chosen:
             if run_id in gone:
                 raise RetentionRefused(
-                    f"snapshot {run_id} is gone already, and no note says why: {lost[run_id].known_by}",
-                    hint="Find out why. If it was right, add --yes-really: then nobody looks for it any more.",
+                    f"snapshot {run_id} is {lost[run_id].problem}",
+                    hint="Find out why. With --yes-really nobody looks for it any more.",
                 )
         _refuse(snapshots, chosen, broken)
     numbers = numbers_of(snapshot for snapshot in snapshots if snapshot.id in chosen and snapshot.id not in gone)
@@ -71,7 +74,7 @@ def forget_snapshots(
     except StorageFull:
         with repository.storage.released_reserve():
             note_forgotten(repository, numbers)
-    done = ForgetResult([run_id for run_id in chosen if run_id in gone], len(snapshots) + len(damaged))
+    done = ForgetResult(explained=[each for each in chosen if each in gone], left=len(snapshots) + len(damaged))
     for run_id in chosen:
         if run_id in gone:
             continue

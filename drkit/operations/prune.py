@@ -12,9 +12,8 @@ from drkit.catalog.kept import still_kept
 from drkit.errors import DrkitError, RetentionRefused, StorageFull, counted
 from drkit.events import LOGGED, Events, Warned
 from drkit.host.installation import Installation
-from drkit.host.series import SETTLE
+from drkit.host.series import SETTLE, newest_records
 from drkit.operations.context import Context, found_at
-from drkit.operations.remembered import remembered
 from drkit.policy import Policy
 from drkit.repository.absence import Expected, missing_in
 from drkit.repository.format.names import new_run_id
@@ -68,7 +67,7 @@ def prune(
         host or context.host,
         options,
         origin=ours,
-        known=remembered(context, repository),
+        known=_remembered(context, repository),
         now=context.now,
         dry_run=dry_run,
         events=context.events,
@@ -78,6 +77,19 @@ def prune(
         _warn(pruned, pruned.done, context.events)
     pruned.warnings = context.warnings
     return pruned
+
+
+def _remembered(context: Context, repository: Repository) -> list[Expected]:
+    """What this host stored last. Raises RetentionRefused where its own files cannot tell: what is gone shows nowhere
+    else, and what that needed would be freed."""
+    try:
+        return newest_records(Installation(context.state), repository)
+    except DrkitError as error:
+        raise RetentionRefused(
+            f"{error.message}. Whether the newest snapshots of this host are still there cannot be told, so nothing is "
+            "removed",
+            hint=error.hint,
+        ) from error
 
 
 def _warn(pruned: PruneResult, done: Done, events: Events) -> None:

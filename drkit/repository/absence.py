@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drkit.repository.forgot import Forgotten, Owner, owner_of, read_forgotten
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Previous, Snapshot
@@ -19,6 +19,8 @@ class Expected:
     origins: tuple[str, ...]
     record: Previous
     known_by: str
+    is_numbered_otherwise: bool = False
+    """A record with this id is there, but not with this number: whoever holds the meta key can claim any."""
 
     @property
     def owners(self) -> list[Owner]:
@@ -30,10 +32,13 @@ class Expected:
 
     @property
     def problem(self) -> str:
-        return (
-            f"gone, and no note says that it was removed on purpose: {self.known_by}. If it was: "
-            f"drkit forget {self.record.id} --yes-really"
-        )
+        cure = f"drkit forget {self.record.id} --yes-really"
+        if self.is_numbered_otherwise:
+            return (
+                f"there, but not as number {self.record.sequence}, and no note says that this number was removed on "
+                f"purpose: {self.known_by}. If nobody has to look for that number: {cure}"
+            )
+        return f"gone, and no note says that it was removed on purpose: {self.known_by}. If it was: {cure}"
 
 
 def named_before(snapshots: Iterable[Snapshot]) -> Iterator[Expected]:
@@ -55,11 +60,12 @@ def missing(snapshots: Sequence[Snapshot], notes: Forgotten, remembered: Iterabl
     `remembered`: what a host knows that it stored, read before the snapshots were listed.
     """
     there = {(owner_of(each), each.original, each.sequence) for each in snapshots if each.origin}
+    ids = {each.original for each in snapshots if each.origin}
     lost: dict[str, Expected] = {}
     for each in [*remembered, *named_before(snapshots)]:
         number = each.record.sequence
         if not any((owner, each.record.id, number) in there or notes.explains(owner, number) for owner in each.owners):
-            lost.setdefault(each.record.id, each)
+            lost.setdefault(each.record.id, replace(each, is_numbered_otherwise=each.record.id in ids))
     return list(lost.values())
 
 

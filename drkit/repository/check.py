@@ -93,6 +93,8 @@ class Report:
         if self.ok:
             return None
         hint = "Restore them from a copy of the repository, or move them away: drkit backup then stores them again."
+        if all(name.startswith(SNAPSHOT_PREFIX) for name in self.findings):
+            hint = "Restore them from a copy of the repository, or do what is said of each: drkit forget."
         if self.index_is_wrong:
             hint = "Run drkit repair index, then drkit check again: what it still names must come from a copy."
         return IntegrityError(f"damaged or missing: {counted(len(self.findings), 'object')}", hint=hint)

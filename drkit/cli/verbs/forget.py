@@ -25,8 +25,17 @@ def forget(
     """
     done = forget_snapshots(run.context, snapshot, yes_really=yes_really)
     if run.json:
-        output.print_json({"status": "ok", "forgotten": done.snapshots, "snapshots_left": done.left})
+        output.print_json(
+            {
+                "status": "ok",
+                "forgotten": done.snapshots,
+                "explained": done.explained,
+                "snapshots_left": done.left,
+            }
+        )
     elif run.talks:
         for run_id in done.snapshots:
             output.print_line(f"forgot snapshot {run_id}")
+        for run_id in done.explained:
+            output.print_line(f"noted: what was missing of snapshot {run_id} is not looked for any more")
         output.print_line(f"left: {counted(done.left, 'snapshot')}; drkit prune frees the space")

@@ -106,11 +106,11 @@ def test_a_record_that_somebody_deleted(site: Site, web: Machine, which: str) ->
     assert told_by(stranger) == [f"snapshots/{gone.id}"]
     refused(stranger, gone)
     # The way out.
-    with pytest.raises(RetentionRefused, match="gone already") as caught:
+    with pytest.raises(RetentionRefused, match="gone, and no note says") as caught:
         forget(web.context(), [gone.id])
     assert "--yes-really" in str(caught.value.hint)
     done = forget(web.context(), [gone.id], yes_really=True)
-    assert (done.snapshots, done.left) == ([gone.id], len(site.snapshots()))
+    assert (done.snapshots, done.explained, done.left) == ([], [gone.id], len(site.snapshots()))
     assert told_by(web) == told_by(stranger) == []
     assert prune(web.context(), OPTIONS).done is not None
     with pytest.raises(DrkitError, match="was not found"):
@@ -245,7 +245,10 @@ def test_a_record_that_is_there_is_not_noted_for_what_a_stranger_names(site: Sit
     repository = site.open()
     payload = encode_snapshot(named, stranger, repository_id=repository.id)
     repository.storage.put(f"snapshots/{named.id}", repository.objects.seal("snapshot", named.id.encode(), payload))
-    forget_snapshots(repository, [made[1].id], yes_really=True)
+    problem = check(web.context()).findings[f"snapshots/{made[1].id}"].problem
+    assert problem.startswith("there, but not as number 77")
+    done = forget_snapshots(repository, [made[1].id], yes_really=True)
+    assert (done.snapshots, done.explained) == ([], [made[1].id])
     assert told_by_check(web) == []
     assert made[1].id in {each.id for each in site.snapshots()}
     delete(site, made[1])
@@ -259,6 +262,10 @@ def test_a_state_file_that_cannot_be_read_is_told(site: Site, web: Machine) -> N
     report = check(web.context())
     assert report.ok
     assert any(str(path) in each.message for each in report.warnings)
+    before = {info.key for info in site.storage.list("")}
+    with pytest.raises(RetentionRefused, match="cannot be told, so nothing is removed"):
+        prune(web.context(), OPTIONS)
+    assert {info.key for info in site.storage.list("")} == before
 
 
 # --- mirrors ----------------------------------------------------------------------------------------------------------
