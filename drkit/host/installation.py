@@ -36,8 +36,8 @@ class SeriesState:
     newest: Previous | None = None
     place: str = ""
     """`config_mac`, in hex, of the repository that the newest record was committed to: not of a mirror of it."""
-    pending: Previous | None = None
-    """A commit that was begun. If its record is there, it is ours."""
+    pending: list[Previous] = field(default_factory=list)
+    """Commits that were begun since, oldest first: a store may still come to create their records. Those are ours."""
     adopted: list[str] = field(default_factory=list)
     fork: str = ""
     """The origin whose copy this installation is, until somebody says which is which."""
@@ -116,10 +116,8 @@ class Installation:
     def _decoded(self, path: Path, fields: Mapping[str, Any]) -> SeriesState:
         try:
             state = SeriesState(**fields)
-            state.newest, state.pending = (
-                Previous(str(each["id"]), int(each["sequence"])) if each else None
-                for each in (fields["newest"], fields["pending"])
-            )
+            state.newest = _previous(fields["newest"]) if fields["newest"] else None
+            state.pending = [_previous(each) for each in fields["pending"]]
             for origin in [*state.adopted, state.origin or "00", state.fork or "00", state.place or "00"]:
                 bytes.fromhex(origin)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -172,3 +170,7 @@ def _name(repository: Repository, host: str, policy: str) -> str:
     """The same for all mirrors of a repository, and another one for whatever has only its id."""
     digest = keyed_digest(repository.meta.series, json.dumps([host, policy]).encode())
     return f"{repository.id.hex()}/{digest[:16].hex()}"
+
+
+def _previous(fields: Mapping[str, Any]) -> Previous:
+    return Previous(str(fields["id"]), int(fields["sequence"]))

@@ -88,10 +88,11 @@ class Series:
             state = place.state
             record.origin, record.sequence, record.previous = state.origin, place.sequence, place.previous
             record.adopted, record.fork = list(state.adopted), state.fork
-            state.pending = Previous(record.id, record.sequence)
+            this = Previous(record.id, record.sequence)
+            state.pending = [*state.pending, this]
             self._installation.save(self._repository, state)
             writer.commit(record, encode_snapshot(record, place.key, repository_id=self._repository.id))
-            state.newest, state.pending = state.pending, None
+            state.newest, state.pending = this, []
             state.place = self._repository.config_mac.hex()
             try:
                 self._installation.save(self._repository, state)
@@ -141,7 +142,7 @@ class Series:
     def _next(self, key: SigningKey, state: SeriesState, snapshots: Sequence[Snapshot]) -> _Next:
         ours = _in_order(snapshots, {state.origin, *state.adopted})
         before = [Previous(each.original, each.sequence) for each in ours[-1:]]
-        numbers = [each.sequence for each in (*before, state.newest, state.pending) if each]
+        numbers = [each.sequence for each in (*before, state.newest, *state.pending) if each]
         if state.newest and state.place == self._repository.config_mac.hex():
             before.append(state.newest)  # also where it is gone: then this is how others learn of it
         previous = max(before, key=lambda each: each.sequence, default=None)
@@ -200,7 +201,7 @@ def begin_again(state: SeriesState, copied: str) -> None:
     """Begin a new series beside that of the origin `copied`."""
     state.fork = "" if copied in state.adopted else copied
     state.adopted = state.adopted if copied in state.adopted else []
-    state.newest, state.pending, state.place = None, None, ""
+    state.newest, state.pending, state.place = None, [], ""
 
 
 def _in_order(snapshots: Iterable[Snapshot], origins: set[str]) -> list[Snapshot]:
@@ -209,12 +210,13 @@ def _in_order(snapshots: Iterable[Snapshot], origins: set[str]) -> list[Snapshot
 
 
 def _take_pending(state: SeriesState, snapshots: Iterable[Snapshot], repository: Repository) -> None:
-    """Count a commit that a crash cut short as done if its record is there."""
-    for snapshot in snapshots:
-        pending = state.pending
-        if pending and (snapshot.origin, snapshot.original) == (state.origin, pending.id):
-            state.newest, state.pending = pending, None
-            state.place = "" if snapshot.copy_of else repository.config_mac.hex()
+    """Count a commit that a crash or a lost answer cut short as done if its record is there, however late it came."""
+    there = {snapshot.original: snapshot for snapshot in snapshots if snapshot.origin == state.origin}
+    for pending in state.pending:  # oldest first
+        if pending.id in there:
+            state.newest = pending
+            state.place = "" if there[pending.id].copy_of else repository.config_mac.hex()
+            state.pending = [each for each in state.pending if each.sequence > pending.sequence]
 
 
 def _is_used_elsewhere(state: SeriesState, snapshots: Iterable[Snapshot], origin: str) -> bool:

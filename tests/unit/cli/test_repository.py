@@ -161,7 +161,8 @@ def test_what_prune_does_not_understand(keeper: Keeper, arguments: tuple[str, ..
 
 def test_forget_removes_one_and_never_the_newest_unasked(keeper: Keeper) -> None:
     nights = keeper.nights(3)
-    assert keeper.json("forget", nights[0]) == {"status": "ok", "forgotten": [nights[0]], "explained": [], "snapshots_left": 2}
+    done = {"status": "ok", "forgotten": [nights[0]], "explained": [], "snapshots_left": 2}
+    assert keeper.json("forget", nights[0]) == done
     assert keeper.right(*nights[1:])
     refused = keeper.run("forget", nights[1], nights[2], code=23)
     assert f"snapshot {nights[2]} is the newest that holds volume data" in refused.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drkit.catalog.find import Scope, find_snapshot, find_target
-from drkit.errors import DrkitError, IntegrityError, RetentionRefused, UsageError
+from drkit.errors import DrkitError, IntegrityError, RetentionRefused, StorageUnavailable, UsageError
 from drkit.host import series as series_module
 from drkit.host.installation import Installation
 from drkit.host.throwaway import _is_on_root_or_tmpfs
@@ -24,6 +24,8 @@ from drkit.repository.format.snapshot import Previous, Snapshot, Target, format_
 from drkit.repository.lines import forks, lines_of
 from drkit.repository.prune.prune import Options
 from drkit.storage import Storage
+from drkit.storage.base import Data
+from drkit.storage.forwarding import ForwardingStorage
 from tests.support.dropping_storage import Dropping
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.machines import Machine, Site
@@ -159,9 +161,42 @@ def test_a_record_that_the_store_dropped_is_noticed_and_leaves_a_gap(site: Site,
     first = web.backup()
     with pytest.raises(IntegrityError, match="acknowledged snapshots/"):
         web.backup(through=lambda storage: Dropping(storage, "snapshots/"))
-    assert web.installation.series(site.open(), "web", "shop").pending is not None
+    assert web.installation.series(site.open(), "web", "shop").pending
     after = web.backup()
     assert (after.sequence, after.previous) == (3, Previous(first.id, 1))
+    assert not web.warnings
+
+
+class Late(ForwardingStorage):
+    """Gives no answer to the put of a record, and may still come to carry it out."""
+
+    def __init__(self, inner: Storage, held: list[tuple[str, bytes]]) -> None:
+        super().__init__(inner)
+        self.held = held
+
+    def put(self, key: str, data: Data, *, locked: bool = True) -> None:
+        if key.startswith("snapshots/"):
+            self.held.append((key, bytes(data)))
+            raise StorageUnavailable("no answer")
+        super().put(key, data, locked=locked)
+
+
+@pytest.mark.parametrize("arriving", [[0], [1], [0, 1], [1, 0], [0, 1, 2], [2, 0]])
+def test_records_that_come_late_are_no_fork(site: Site, web: Machine, arriving: list[int]) -> None:
+    web.backup()
+    held: list[tuple[str, bytes]] = []
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable):
+            web.backup(through=lambda storage: Late(storage, held))
+    for number in arriving:
+        site.storage.put(*held[number])
+    after = web.backup()
+    assert after.sequence == 5
+    assert after.previous is not None
+    assert after.previous.sequence == 2 + max(arriving)
+    for number in {0, 1, 2} - set(arriving):  # even after the next one
+        site.storage.put(*held[number])
+    assert web.backup().origin == after.origin == web.origin
     assert not web.warnings
 
 
