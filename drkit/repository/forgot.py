@@ -32,7 +32,7 @@ from drkit.repository.format.names import check_content_name, content_name
 from drkit.repository.format.sealing import KEY_SIZE
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.repository import Repository
-from drkit.storage.seen import put_seen
+from drkit.storage.acknowledged import put_seen
 
 FORGOT_PREFIX = "forgot/"
 _KIND = "forgot"

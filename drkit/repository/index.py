@@ -27,8 +27,8 @@ from drkit.repository.format.packs import (
     pack_key,
 )
 from drkit.repository.format.sealing import OVERHEAD
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 INDEX_PREFIX = "index/"
 MAX_ENTRIES = 100_000

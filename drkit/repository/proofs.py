@@ -38,7 +38,7 @@ from drkit.repository.format.names import content_name
 from drkit.repository.format.sealing import random_bytes
 from drkit.repository.format.snapshot import format_time
 from drkit.repository.repository import Repository
-from drkit.storage.seen import put_seen
+from drkit.storage.acknowledged import put_seen
 
 PROOF_PREFIX = "proofs/"
 _DIGITS = 10

@@ -28,8 +28,8 @@ from drkit.repository.keys import wraps as keys
 from drkit.repository.keys.identity import Identity
 from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import KeyRing, MetaKeys
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 FORMAT = "drkit repository"
 VERSION = 1

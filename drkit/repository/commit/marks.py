@@ -10,8 +10,8 @@ from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.requires import made_by_newer, unknown
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 MARK_PREFIX = "marks/"
 ID_SIZE = 32

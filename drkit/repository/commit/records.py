@@ -14,8 +14,8 @@ from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.record import decode_snapshot, tombstone
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Snapshot
+from drkit.storage.acknowledged import not_there
 from drkit.storage.base import Storage
-from drkit.storage.seen import not_there
 
 _LIMIT = SEALED["snapshot"].stored
 

@@ -12,8 +12,8 @@ from drkit.errors import DrkitError, IntegrityError, ObjectNotFound
 from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.objects import ObjectSealer
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 SESSION_PREFIX = "sessions/"
 HEARTBEAT_SECONDS = 60.0

@@ -16,8 +16,8 @@ from drkit.repository.format.layout import kind_of
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import content_name
 from drkit.repository.format.objects import ObjectSealer
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 LABEL_PREFIX = "keys/recipients/"
 KIND = "recipients"

@@ -30,8 +30,8 @@ from drkit.repository.keys.identity import (
     wrap_with_passphrase,
 )
 from drkit.repository.keys.labels import LABEL_PREFIX, Holder, put_label
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 META_PREFIX = "keys/meta/"
 ESCROW_PREFIX = "keys/escrow/"

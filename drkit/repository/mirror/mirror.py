@@ -22,8 +22,8 @@ from drkit.repository.holders.custody import read_custody
 from drkit.repository.keys.labels import KIND, Holder
 from drkit.repository.keys.wraps import ESCROW_PREFIX, META_PREFIX, get_wrap, put_key
 from drkit.repository.repository import FORMAT, VERSION, Repository, put_config, read_config, require_no_repository
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 
 def create_mirror(source: Repository, storage: Storage, *, now: datetime, single_writer: bool) -> list[Holder]:

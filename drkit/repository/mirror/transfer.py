@@ -28,7 +28,7 @@ from drkit.repository.pack_reader import PACKS_AHEAD, get_pack
 from drkit.repository.repository import Repository
 from drkit.repository.tree_walker import Stretch, TreeWalker
 from drkit.repository.writer import RunWriter
-from drkit.storage.seen import NotKept
+from drkit.storage.acknowledged import NotKept
 from drkit.tuning import keep_freed_memory
 
 

@@ -11,8 +11,8 @@ from drkit.repository.format.objects import ObjectSealer
 from drkit.repository.format.packs import PackBuilder, directory_of, pack_buffer, pack_key
 from drkit.repository.index import PackListing
 from drkit.repository.pack_reader import get_pack
+from drkit.storage.acknowledged import put_seen
 from drkit.storage.base import Storage
-from drkit.storage.seen import put_seen
 
 
 class Repacker:
