@@ -3,7 +3,7 @@
 No decision depends on a clock. A run opens its session, then reads marks; a prune stores its mark, then lists sessions:
 at least one of the two sees the other. Whoever stores packs (a prune too, which moves chunks) finishes by creating the
 one key `snapshots/<its id>`; a prune that must get past a session creates that key first. Whatever is stored is seen
-before the next step: packs in one listing, all else one by one (storage/seen.py). See FORMAT.md, section 10.
+before the next step: packs in one listing, all else one by one (storage/acknowledged.py). See FORMAT.md, section 10.
 """
 
 from __future__ import annotations
