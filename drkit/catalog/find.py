@@ -166,10 +166,13 @@ def _latest(
     found = [snapshot for line in counting(lines) for snapshot in [_newest(line, admits)] if snapshot is not None]
     if len(found) > 1:
         listed = "; ".join(line.title for line in counting(lines) if _newest(line, admits) is not None)
+        if len({(snapshot.host, snapshot.policy) for snapshot in found}) > 1:
+            hint = "Give the id of a snapshot, or add --host or --from-policy."
+        else:
+            hint = "Give the id of a snapshot. If both machines go on, give one of them another host in its policy."
         raise UsageError(
             f"latest is ambiguous: {what} comes from {listed}",
-            hint="Give the id of a snapshot, or add --host or --from-policy. If one host was rebuilt, let it take its "
-            "old series over: drkit host adopt.",
+            hint=f"{hint} If one host was rebuilt, let it take its old series over: drkit host adopt.",
         )
     if not found:
         unsigned = [snapshot for line in lines for snapshot in [_newest(line, admits)] if snapshot is not None]

@@ -25,7 +25,10 @@ from drkit.repository.lines import adopted_by, forks, lines_of, short
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 
-SETTLE = "On the machine that goes on: drkit host adopt. If both go on, on the later one: drkit host fork."
+SETTLE = (
+    "On the machine that goes on: drkit host adopt. If both go on, on the one that began as a copy: drkit host fork. "
+    "Then the next drkit backup of that machine settles it."
+)
 
 
 @dataclass(frozen=True)

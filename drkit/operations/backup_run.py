@@ -56,11 +56,15 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     seen = context.state.seen
     seen.require_same(found, accepted=accept_repository)
     for difference in recipient_differences(repository, recipients):
-        events.warn(difference, hint="Run drkit key rewrap where the identity is.")
+        events.warn(
+            difference,
+            hint="Make recipients_file right, then run drkit key rewrap where the identity is: it goes by that file.",
+        )
     repository.storage.keep_reserve()
     known = remembered(context, repository)
     snapshots, damaged = readable_snapshots(repository)
     repository.refuse_newer()
+    context.warn_of_damaged_records()
     listed = [snapshot.id for snapshot in snapshots]
     listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
     lost = [each for each in missing_in(repository, snapshots, known) if each.record.id not in listed]

@@ -167,6 +167,14 @@ class Context:
         """The place of a new mirror of the repository at `source`."""
         return new_mirror_access(self.policy_of_access, self._url, source, environ=self.environ)
 
+    def warn_of_damaged_records(self) -> None:
+        """Warn of the records that could not be read: what is newest, or all there is, was chosen without them."""
+        for problem in self.repository.damaged_records.values():
+            self.events.warn(
+                f"{problem}: that snapshot was passed over, and it may be the newest",
+                hint="Run drkit check. Restore that object from a copy of the repository.",
+            )
+
     def warn_of_newer(self) -> None:
         """Warn of what a newer drkit stored, as far as it was read: this one may not show all of it."""
         for key, names in self.repository.newer.items():

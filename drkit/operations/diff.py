@@ -40,6 +40,7 @@ def diff(context: Context, old: str, new: str) -> DiffResult:
     """
     before, after = find_snapshots(context.repository, [old, new])
     context.warn_of_newer()
+    context.warn_of_damaged_records()
     for snapshot in (before, after):
         for tree in snapshot.unknown:
             context.events.warn(f"not compared: {tree.name} of snapshot {snapshot.id}, made by a newer drkit")

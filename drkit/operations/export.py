@@ -42,6 +42,7 @@ def export(
     """
     snapshot, target = find_tree(context.repository, reference, kind, name, scope)
     context.warn_of_newer()
+    context.warn_of_damaged_records()
     if isinstance(output, Path):
         files, size = _write_file(context.repository, target, output)
     else:

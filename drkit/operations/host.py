@@ -44,6 +44,7 @@ def show(context: Context) -> HostShown:
     """Tell this installation's origin, and the lines and unsettled forks of the whole repository."""
     snapshots, _ = readable_snapshots(context.repository)
     context.warn_of_newer()
+    context.warn_of_damaged_records()
     installation = Installation(context.state)
     return HostShown(
         installation.origin, installation.directory, lines_of(snapshots), forks(snapshots), context.warnings
@@ -63,7 +64,12 @@ def adopt(context: Context, origin: str | None = None) -> HostDecided:
         state = installation.series(context.repository, host, policy)
         own = installation.origin
         lines = [line for line in lines_of(snapshots) if line.signed and (line.host, line.policy) == (host, policy)]
-        chosen = _chosen(lines, {own, *state.adopted}, origin)
+        contended = [
+            each.origins
+            for each in forks(snapshots)
+            if (each.host, each.policy) == (host, policy) and own in each.origins
+        ]
+        chosen = _chosen(lines, {own, *state.adopted}, origin, set().union(*contended))
         if own == chosen.origins[0] and not state.fork:
             raise UsageError(f"this installation goes on with {chosen.title} already", hint="See drkit host show.")
         taken = _origins(chosen)
@@ -79,7 +85,8 @@ def adopt(context: Context, origin: str | None = None) -> HostDecided:
 def fork(context: Context) -> HostDecided:
     """Let the series of this installation stand for itself, beside any other of its host and policy.
 
-    Where no backup has noticed yet that this installation is a copy, it gets a key of its own, and begins a new series.
+    Where no backup has noticed yet that this installation is a copy, or where it has taken a series over, it gets a key
+    of its own, and begins a new series.
     Changes the state directory alone: the next backup tells the repository. Raises DrkitError where another
     installation has to say which is which.
     """
@@ -95,9 +102,9 @@ def fork(context: Context) -> HostDecided:
                     f"{each.why}: it has to say so itself",
                     hint=f"Run drkit host fork on that machine. If it is gone: drkit host adopt {short(each.marked)}.",
                 )
-        is_settled = state.adopted or any(each.origin == own and each.fork for each in snapshots)
+        is_settled = not state.adopted and any(each.origin == own and each.fork for each in snapshots)
         if state.newest is not None and state.origin == own and not state.fork and not is_settled:
-            # Nothing has shown yet that there are two: both still have this key, and the other one keeps it.
+            # The key is that of a series which somebody else goes on with, or may go on with, unnoticed so far.
             own = installation.new_key(own).public.hex()
         if state.origin and state.origin != own:  # another policy has found the fork: else this one would find it again
             begin_again(state, state.origin)
@@ -107,12 +114,13 @@ def fork(context: Context) -> HostDecided:
     return HostDecided(host, policy, own, state.adopted, context.warnings)
 
 
-def _chosen(lines: Sequence[Line], ours: set[str], origin: str | None) -> Line:
-    """Return the line that is meant. Without a name it must be the only one that is not ours."""
+def _chosen(lines: Sequence[Line], ours: set[str], origin: str | None, contended: set[str]) -> Line:
+    """Return the line that is meant. Without a name: the only one that is not ours, or that is in our fork."""
     if origin == "":
         raise UsageError("the name of an origin is empty", hint="Name one that drkit host show lists, or none.")
     if origin is None:
         found = [line for line in lines if not ours & {*line.origins}]
+        found = [line for line in found if contended & {*line.origins}] or found
     else:
         found = [line for line in lines if any(each.startswith(origin.lower()) for each in line.origins)]
     if not found:

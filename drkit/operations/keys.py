@@ -108,7 +108,7 @@ def add(context: Context, recipient: str, name: str = "") -> Changed:
     if path is not None and path.exists() and recipient not in read_recipients(path):
         context.events.warn(
             f"{path} does not name {recipient}: it does not open what later backups add",
-            hint=f"Add it there: echo {recipient} >> {path}.",
+            hint=f"Add a line with it to {path}: drkit key rewrap goes by that file, and would take it away again.",
         )
     return replace(changed, warnings=context.warnings)
 

@@ -42,6 +42,7 @@ def ls(context: Context, reference: str, target: str | None, path: str | None, s
     """List the members at and below `path`, or all without a path. `target` may be None if there is only one."""
     record = find_snapshot(context.repository, reference, scope)
     context.warn_of_newer()
+    context.warn_of_damaged_records()
     return LsResult(record, list_members(context.repository, choose_target(record, target), path))
 
 

@@ -37,6 +37,7 @@ def show_policy(context: Context, reference: str, scope: Scope) -> StoredPolicy:
     """Return the text of the policy under which a snapshot was made. Raises AccessDenied without an identity."""
     repository = context.repository
     snapshot = find_snapshot(repository, reference, scope)
+    context.warn_of_damaged_records()
     if not snapshot.documents.tree:
         if not snapshot.policy_text:  # where earlier versions kept it
             raise DrkitError(f"snapshot {snapshot.id} holds no policy", hint="Choose another: drkit snapshots.")

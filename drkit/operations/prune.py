@@ -182,14 +182,17 @@ class _Choice:
         whose = (self._host, self._policy.name)
         for fork in forks(snapshots):
             if (fork.host, fork.policy) == whose:
-                raise RetentionRefused(f"host {fork.host}, policy {fork.policy}: {fork.why}", hint=SETTLE)
+                raise RetentionRefused(
+                    f"host {fork.host}, policy {fork.policy}: nothing is removed before this is settled: {fork.why}",
+                    hint=SETTLE,
+                )
         matching = [line for line in lines_of(snapshots) if (line.host, line.policy) == whose]
         ours = [line for line in matching if self._origin is None or not line.signed or self._origin in line.origins]
         self.others = len(snapshots) - sum(len(line.snapshots) for line in ours)
         for line in matching:
             if line not in ours:
                 self._events.note(
-                    f"{counted(len(line.snapshots), 'snapshot')} of another installation stay: {line.title}; "
+                    f"{counted(len(line.snapshots), 'snapshot')} of another installation untouched: {line.title}; "
                     f"drkit prune --host {self._host} applies the rules to every one"
                 )
         self.plan = retention.plan(ours, self._policy.retention, self._now)

@@ -37,6 +37,7 @@ def restore(
     """Restore one target of a snapshot, named by id, a part of it, or `latest`. Never overwrites anything."""
     snapshot, target = find_target(context.repository, reference, kind, name, scope)
     context.warn_of_newer()
+    context.warn_of_damaged_records()
     restoring = Restoring(lambda: context.engine, context.repository, context.state.restores, context.events)
     plan = KINDS[kind].plan_restore(restoring, snapshot, target, options)
     for note in plan.notes:

@@ -92,9 +92,13 @@ class Report:
         """The error that decides the exit code: None if nothing is damaged."""
         if self.ok:
             return None
-        hint = "Restore them from a copy of the repository, or move them away: drkit backup then stores them again."
-        if all(name.startswith(SNAPSHOT_PREFIX) for name in self.findings):
-            hint = "Restore them from a copy of the repository, or do what is said of each: drkit forget."
+        ways = ["Restore them from a copy of the repository."]
+        snapshots = [name for name in self.findings if name.startswith(SNAPSHOT_PREFIX)]
+        if len(snapshots) < len(self.findings):
+            ways.append("What is not a snapshot can be moved away too: drkit backup then stores it again.")
+        if snapshots:
+            ways.append("Of a snapshot that nothing brings back: drkit forget SNAPSHOT --yes-really.")
+        hint = " ".join(ways)
         if self.index_is_wrong:
             hint = "Run drkit repair index, then drkit check again: what it still names must come from a copy."
         return IntegrityError(f"damaged or missing: {counted(len(self.findings), 'object')}", hint=hint)

@@ -153,6 +153,8 @@ class Repository:
         self.damage: list[IntegrityError] = []
         """Damage that was found while index and chunks were read, and could be worked around. Each is there once."""
         self._noted: set[str] = set()
+        self.damaged_records: dict[str, str] = {}
+        """What is wrong with records that were read, by storage key."""
         self.newer: dict[str, list[str]] = {}
         """What objects that were read require, and this version does not know, by storage key."""
         self.note_requirements(CONFIG, config.fields.get("requires", []))
@@ -324,6 +326,8 @@ class Repository:
         for record in list_snapshots(self.storage, self.objects):
             if isinstance(record, Snapshot):
                 self.note_requirements(SNAPSHOT_PREFIX + record.id, record.requires)
+            else:
+                self.damaged_records[record.object_name] = record.message
             yield record
 
     def note_requirements(self, key: str, requires: Sequence[str]) -> None:

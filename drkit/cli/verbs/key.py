@@ -138,14 +138,14 @@ def host_key(
 ) -> None:
     """Write the meta key for a host that may only back up.
 
-    The file (0600) becomes its meta_key_file. It opens names, sizes and policies of all backups, but no content.
+    The file (0600) becomes its meta_key_file. It opens names and sizes of all backups, but no content and no policy.
     """
     keys.host_key(run.context, file)
     if run.json:
         output.print_json({"status": "ok", "meta_key_file": str(file)})
     elif run.talks:
         output.print_line(f"wrote {file} (mode 0600): name it as meta_key_file, without identity_file")
-        output.note("it opens names, sizes and policies of all backups, but no content")
+        output.note("it opens names and sizes of all backups, but no content and no policy")
 
 
 @app.command()

@@ -32,7 +32,8 @@ def index(run: Run) -> None:
         document = {"status": "ok", "packs": done.packs, "chunks": done.chunks, "errors": errors}
         output.print_json(document | {"deleted": done.deleted, "denied": done.denied})
     elif run.talks:
-        output.print_line(f"listed {counted(done.packs, 'pack')} with {counted(done.chunks, 'chunk')}")
+        listed = f"listed {counted(done.packs, 'pack')} with {counted(done.chunks, 'chunk')}"
+        output.print_line(listed if done.packs or done.damaged else "every pack was listed already, as it is")
         if done.deleted:
             output.print_line(f"deleted {counted(len(done.deleted), 'index object')}")
     for error in done.lying:

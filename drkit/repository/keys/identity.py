@@ -28,8 +28,8 @@ _FOREIGN_IDENTITIES = {
 }
 
 _WHAT_RECIPIENTS_ARE = (
-    "Recipients are public keys of age, which start with age1 (age-keygen makes them), or SSH public keys that start "
-    "with ssh-ed25519 or ssh-rsa."
+    "Take it out. Recipients are X25519 public keys of age, which start with age1 (age-keygen makes them), or SSH "
+    "public keys that start with ssh-ed25519 or ssh-rsa."
 )
 _RECIPIENTS = {
     "age1tagpq1": pyrage.tagpq.Recipient,

@@ -242,3 +242,13 @@ def test_what_is_stored_whole_but_is_no_tar_is_named(keeper: Keeper) -> None:
 @pytest.mark.parametrize("arguments", [("--read-data-subset", "0%"), ("--read-data-subset", "x"), ("--seed", "a")])
 def test_what_verify_does_not_understand(keeper: Keeper, arguments: tuple[str, ...]) -> None:
     assert "hint: " in keeper.run("verify", *arguments, code=2).stderr
+
+
+@pytest.mark.parametrize("verb", [["ls", "latest"], ["diff", "latest", "latest"]])
+def test_latest_says_that_it_passed_over_a_damaged_snapshot(keeper: Keeper, verb: list[str]) -> None:
+    nights = keeper.nights(3)
+    path = keeper.directory / "repository" / "snapshots" / nights[2]
+    flip(path)
+    done = keeper.run(*verb)
+    assert f"snapshots/{nights[2]}" in done.stderr
+    assert "that snapshot was passed over, and it may be the newest" in done.stderr
