@@ -32,7 +32,7 @@ def test_a_second_holder_comes_is_proven_and_goes(lab: Lab) -> None:
     brought, recipient = new_key(lab, "brought.txt")
     added = lab.drkit("key", "add", recipient, "--name", "safe")
     assert added.code == 0
-    assert f"echo {recipient} >> {lab.recipients}" in added.stderr
+    assert f"Add a line with it to {lab.recipients}" in added.stderr
     (lab.find(volume).files / "later").write_bytes(b"what the new holder does not open")
     result = lab.drkit("backup")
     assert f"{recipient} opens the earlier backups, and recipients_file does not name it" in result.stderr
