@@ -74,8 +74,10 @@ def literal_prefix(pattern: str) -> tuple[bytes, bool] | None:
 
 
 def _stripped(line: str) -> str:
-    """git strips trailing blanks unless a backslash stands before them."""
-    return line if line.endswith("\\ ") else line.rstrip(" ")
+    """git strips blanks at the end, but not one that a backslash escapes."""
+    rest = line.rstrip(" ")
+    escapes = (len(rest) - len(rest.rstrip("\\"))) % 2
+    return line[: len(rest) + escapes]
 
 
 def _compile(lines: Iterable[str]) -> list[_Pattern]:
@@ -88,8 +90,11 @@ def _compile(lines: Iterable[str]) -> list[_Pattern]:
         # A slash at the end only says "directories"; it does not anchor the pattern.
         body = line.rstrip("/")
         directories_only = body != line and body not in ("", "!")
+        if directories_only:
+            # A blank before the slash belongs to the name. At the end it has to be escaped.
+            line = body if _stripped(body) == body else body[:-1] + "\\ "
         try:
-            patterns = GitIgnoreSpec.from_lines([body if directories_only else line]).patterns
+            patterns = GitIgnoreSpec.from_lines([line]).patterns
         except GitIgnorePatternError as error:
             raise UsageError(f"invalid pattern: {error}", hint="Patterns follow gitignore syntax.") from error
         for pattern in patterns:

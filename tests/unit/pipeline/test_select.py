@@ -26,9 +26,11 @@ from tests.support.treecompare import scan_tree
 # fmt: off
 NAMES = (
     b"a", b"b", b"ab", b"a.b", b"cache", b"x.tmp", b".h", b"a b", b"a\nb", b"a\n", b"\xff", b"*", b"!a", b"#", b"a\\",
+    b"a ", b"a  ", b" ", b"a\\ ",
 )
 PIECES = (
     "a", "b", "ab", "a.b", "cache", "x.tmp", ".h", "*", "*", "?", "[ab]", "[!a]", "*.tmp", "a*", "**", "a?b", "*b",
+    "a ", "a\\ ", "a\\\\ ",
 )
 # fmt: on
 
@@ -130,6 +132,23 @@ def test_excludes_mean_what_git_makes_of_them(
         ["a\\ b"],
         ["a b"],
         ["a "],
+        ["a /"],
+        ["/a /"],
+        ["a  /"],
+        ["a\\ /"],
+        ["a\\  /"],
+        ["a \\ /"],
+        ["a\\\\ /"],
+        ["a\\\\\\ /"],
+        [" /"],
+        ["  /"],
+        ["a / "],
+        ["a  "],
+        ["a\\ "],
+        ["a\\\\ "],
+        ["a\\  "],
+        ["a \\ "],
+        ["*", "!a /"],
         [""],
         ["a\\\\"],
         ["[a-c]"],
