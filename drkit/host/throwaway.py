@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from drkit.host.mounts import parse_mounts
 from drkit.host.name import inside_container
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -23,9 +23,4 @@ def _is_on_root_or_tmpfs(directory: Path, mounts: Path) -> bool:
 
 def _file_system(device: int, mounts: Path) -> str:
     """Return the type of a mounted file system as the kernel lists it; empty for one that it does not list."""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        mount, _, kind = line.partition(" - ")
-        if mount.split(" ")[2] == number:
-            return kind.split(" ")[0]
-    return ""
+    return next((mount.type for mount in parse_mounts(mounts.read_bytes()) if mount.device == device), "")

@@ -22,8 +22,9 @@ from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.spool import Spool, Spooled
 from drkit.pipeline.stream import MemberStream, ReadInto, watched
+from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.names import display_path
-from drkit.repository.format.snapshot import NameList, Target, tree_chunk_ids
+from drkit.repository.format.snapshot import FileSystem, NameList, Target, tree_chunk_ids
 from drkit.repository.format.tree import Member, TreeWriter, encode_member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
@@ -43,7 +44,7 @@ class Capture:
     """What capturing one target works with. The functions below fill in `target`.
 
     `started` is the engine's clock, in seconds since the epoch. `events` are told the bytes read, under `what` as the
-    task.
+    task. `salt` is unknown to whoever may not guess where a directory lies.
     """
 
     engine: Engine
@@ -53,6 +54,7 @@ class Capture:
     target: Target
     started: float
     events: Events
+    salt: bytes
 
     def stream(self, readinto: ReadInto) -> MemberStream:
         """Read a tar stream into chunks."""
@@ -115,6 +117,7 @@ def capture_directory(
         with ExitStack() as stack:
             process = stack.enter_context(start())
             scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
+            target.filesystem = _file_system(scan, capture.salt)
             plan = read_everything(scan)
             if previous is not None:
                 plan = plan_reuse(scan, partial(capture.reader.members, previous), capture.writer.chunk_size)
@@ -137,6 +140,15 @@ def capture_directory(
         for record, size in _composed(scan, taken_over, members, healed):
             tree.add(record, size)
         tree.finish()
+
+
+def _file_system(scan: Scan, salt: bytes) -> FileSystem | None:
+    """Return where the scanned directory lies; None where the helper could not tell."""
+    mount = scan.mount
+    if mount is None:
+        return None
+    place = keyed_digest(salt, mount.source + b"\0" + mount.root).hex()
+    return FileSystem(mount.type, place, scan.root_inode)
 
 
 def capture_stream(capture: Capture, readinto: ReadInto) -> set[bytes]:

@@ -87,7 +87,7 @@ def read_scan(process: HelperProcess) -> list[bytes]:
         count = process.readinto(buffer)
         assert count, "the scan ended early"
         output += buffer[:count]
-    return bytes(output).split(b"\0\0")[:-2]
+    return bytes(output).split(b"\0\0")[1:-2]
 
 
 def capture(engine: Engine, helper: HelperImage, volume: str, transport: Transport) -> bytes:

@@ -132,6 +132,7 @@ def _archive(*, odd_names: bool) -> bytes:
 
 
 def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
+    """Return the records of find, without the list of mounts and the end record."""
     output = bytearray()
     buffer = memoryview(bytearray(1 << 16))
     while not (output.endswith(end) and output.rpartition(b"\0end ")[2].removesuffix(end).isdigit()):
@@ -139,7 +140,7 @@ def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
         if not count:
             raise DrkitError(f"helper: its scan ended early ({process.finish().describe()})")
         output += buffer[:count]
-    return bytes(output).split(end)[:-2]
+    return bytes(output).split(end)[1:-2]
 
 
 def _paths(helper: HelperImage, scan: list[bytes]) -> list[bytes]:

@@ -50,6 +50,18 @@ class Documents:
 
 
 @dataclass
+class FileSystem:
+    """Where a captured directory lies, as far as two captures can compare it."""
+
+    type: str
+    """As the kernel calls it, such as `ext4`."""
+    place: str = ""
+    """A salted digest of its source and of the directory of it that is mounted, in hex: neither can be guessed."""
+    root: int = 0
+    """The inode of the directory."""
+
+
+@dataclass
 class Target:
     """One target in a snapshot. `tree` holds the ids of the tree's chunks; it is empty for a failed target."""
 
@@ -82,6 +94,8 @@ class Target:
     documents: Documents = field(default_factory=Documents)
     """The engine's descriptions of what was captured."""
     trusted_xattrs: bool = False
+    filesystem: FileSystem | None = None
+    """None where no helper told it: for images, and in records of earlier versions."""
     tree: list[str] = field(default_factory=list)
     aligned: bool = False
     """Whether it says that every chunk of its tree starts at a record. Readers must not rely on it."""

@@ -83,7 +83,7 @@ class Captures:
 
             writer.put_tree = put_tree  # type: ignore[method-assign]
             engine = cast("Engine", Foreground())
-            capture = Capture(engine, self._repository, reader, writer, target, MUCH_LATER, self.events)
+            capture = Capture(engine, self._repository, reader, writer, target, MUCH_LATER, self.events, bytes(32))
             capture_directory(capture, HELPER, start, start, Patterns([]), previous)
             writer.keep()
         assert not left
