@@ -29,7 +29,7 @@ def test_the_list_of_this_process() -> None:
     mounts = parse_mounts(Path("/proc/self/mountinfo").read_bytes())
     root = next(mount for mount in reversed(mounts) if mount.point == b"/")
     assert root.device == Path("/").stat().st_dev
-    told = subprocess.run(["stat", "-f", "-c", "%T", "/proc"], capture_output=True, check=True, text=True).stdout.strip()
+    told = subprocess.run(["stat", "-f", "-c", "%T", "/proc"], capture_output=True, check=True).stdout.decode().strip()
     assert {mount.type for mount in mounts if mount.point == b"/proc"} == {told}
 
 
