@@ -10,7 +10,7 @@ from pathlib import Path
 from drkit import __version__
 from drkit.access.identities import IdentitySource, read_identities
 from drkit.access.opening import open_access, read_recipients
-from drkit.access.passphrases import existing_passphrase, new_passphrase, warn_if_exposed
+from drkit.access.passphrases import existing_passphrase, new_passphrase, passphrase_file, warn_if_exposed
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
 from drkit.events import LOGGED, Events, Warned
 from drkit.host.private_file import write_new
@@ -247,7 +247,11 @@ class PassphraseResult:
 
 
 def passphrase(context: Context, file: Path | None = None) -> PassphraseResult:
-    """Keep the identity in the repository under a passphrase, or under a new one."""
+    """Keep the identity in the repository under a passphrase, or under a new one.
+
+    It is in `file`, else in the file that $DRKIT_PASSPHRASE_FILE names, else asked for.
+    """
+    file = passphrase_file(file, context.environ, context.events)
     if file is None and context.asker is None:
         raise UsageError("there is no terminal to ask for the passphrase", hint="Give --passphrase-file FILE.")
     repository = context.repository
