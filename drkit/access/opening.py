@@ -13,6 +13,7 @@ from drkit.errors import AccessDenied, UsageError, reason
 from drkit.events import LOGGED, Events
 from drkit.repository.keys.identity import parse_recipients
 from drkit.repository.repository import Repository
+from drkit.settings import directory_from
 from drkit.storage import Storage, is_s3, open_storage
 from drkit.storage.cached import CachedStorage
 
@@ -32,11 +33,19 @@ def open_access(access: Access, *, create: bool = False, cached: bool = False, e
 
 
 def cache_file(access: Access, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where copies of objects may be kept: below $DRKIT_CACHE_DIR, $CACHE_DIRECTORY, or the usual place."""
-    usual = "/var/cache/drkit" if os.geteuid() == 0 else Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "drkit")
-    directory = environ.get("DRKIT_CACHE_DIR") or environ.get("CACHE_DIRECTORY") or usual
+    """Where copies of objects may be kept: see `cache_directory`."""
     name = hashlib.sha256(access.place.encode()).hexdigest()
-    return Path(directory).expanduser() / f"{name[:16]}.sqlite"
+    return cache_directory(environ) / f"{name[:16]}.sqlite"
+
+
+def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return $DRKIT_CACHE_DIR, $CACHE_DIRECTORY, or the usual place. Raises UsageError for a relative one."""
+    named = directory_from(environ, "DRKIT_CACHE_DIR", of_systemd="CACHE_DIRECTORY")
+    if named is not None:
+        return named
+    if os.geteuid() == 0:
+        return Path("/var/cache/drkit")
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "drkit")
 
 
 def open_repository(

@@ -12,6 +12,7 @@ import typer
 
 from drkit import __version__, tuning
 from drkit.cli import output
+from drkit.cli.once import require_given_once
 from drkit.errors import DrkitError, UsageError
 
 _STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -87,6 +88,7 @@ def build_app(word: str | None = None, *, outline: bool = False) -> typer.Typer:
             app.command(group, help=summary)(_nothing)
         elif every or group == word:
             app.add_typer(import_module(f"drkit.cli.verbs.{group}").app, name=group, help=summary)
+    require_given_once(app)
     return app
 
 

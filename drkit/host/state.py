@@ -11,11 +11,12 @@ from drkit.host.container_locks import ContainerLocks
 from drkit.host.restore_journal import RestoreJournal
 from drkit.host.secret import HostSecret
 from drkit.host.seen import SeenRepositories
+from drkit.settings import directory_from
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return $DRKIT_STATE_DIR, $STATE_DIRECTORY or /var/lib/drkit."""
-    return Path(environ.get("DRKIT_STATE_DIR") or environ.get("STATE_DIRECTORY") or "/var/lib/drkit")
+    """Return $DRKIT_STATE_DIR, $STATE_DIRECTORY or /var/lib/drkit. Raises UsageError for a relative one."""
+    return directory_from(environ, "DRKIT_STATE_DIR", of_systemd="STATE_DIRECTORY") or Path("/var/lib/drkit")
 
 
 class HostState:

@@ -18,6 +18,7 @@ from drkit.host.installation import Installation
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
 from drkit.operations.policy import POLICY_DOCUMENT
+from drkit.operations.recipients import require_recipients
 from drkit.operations.remembered import remembered
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.documents import write_documents
@@ -29,7 +30,6 @@ from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Documents, Snapshot, Target, format_time, stored_helper
-from drkit.repository.holders.custody import recipient_differences
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.writer import RunWriter
@@ -55,11 +55,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     found = found_at(context.access, repository)
     seen = context.state.seen
     seen.require_same(found, accepted=accept_repository)
-    for difference in recipient_differences(repository, recipients):
-        events.warn(
-            difference,
-            hint="Make recipients_file right, then run drkit key rewrap where the identity is: it goes by that file.",
-        )
+    holders = require_recipients(context, repository, recipients)
     repository.storage.keep_reserve()
     known = remembered(context, repository)
     snapshots, damaged = readable_snapshots(repository)
@@ -121,7 +117,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         context.warn_of_damage(told=writer.damage)
     for target, text in zip(record.targets, texts, strict=True):
         target.error = text  # with all that was said, for whoever looks at this run
-    seen.remember(found, listed)
+    seen.remember(found, listed, holders)
     if record.status == Status.FAILED:
         return record, 0
     return record, _renew_locks(context, record, [*snapshots, record])

@@ -18,9 +18,11 @@ from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, IntegrityError, StorageUnavailable, counted, reason
 from drkit.events import Warned
 from drkit.operations.context import Context
+from drkit.operations.recipients import addition_hint, compared
 from drkit.operations.remembered import remembered
 from drkit.repository.absence import missing_in
 from drkit.repository.format.snapshot import outline
+from drkit.repository.repository import Repository
 from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
 
@@ -191,12 +193,25 @@ def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding
             yield _failed("repository", IntegrityError(f"{each.key} is {each.problem}", hint="Run drkit check."))
     if repository.damage:
         raise repository.damage[0]
+    yield from _holders(context, repository)
     unsafe = found[0].unsafe if found else None
     if unsafe and not repository.single_writer:
         raise StorageUnavailable(
             f"the repository takes many writers, but its store does not: {unsafe}",
             hint="Let one drkit at a time use it, and copy it to a mirror created here with drkit init.",
         )
+
+
+def _holders(context: Context, repository: Repository) -> Iterator[Finding]:
+    """Whether a backup would go to everybody who opens the repository, and to whom else."""
+    if context.access.recipients_file is None:
+        return
+    recipients = read_recipients(context.access.recipients_file)
+    found = compared(context, repository, recipients)
+    if found.loss is not None:
+        raise found.loss
+    if found.addition is not None:
+        yield _warning("repository", found.addition, addition_hint(found))
 
 
 def _engine(engine: Engine) -> Iterator[Finding]:

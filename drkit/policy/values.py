@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema
 
+from drkit.literal import not_literal
 from drkit.policy import durations, sizes
 from drkit.policy.problem import is_secret, quote
 
@@ -85,9 +86,14 @@ def file_path(value: object, base: Path, expected: str = "the path of a file") -
         raise Unexpected(expected, "a secret key itself")
     if not isinstance(value, str) or not value or re.search(r"[\0\r\n]", value):
         raise Unexpected(expected)
-    if value.startswith("~"):
-        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, but no shell expands the ~ here")
-    return base / value
+    return base / literal(value, expected)
+
+
+def literal(value: str, expected: str) -> str:
+    """Return a path or URL that holds nothing for another program to replace. Raises Unexpected."""
+    if (why := not_literal(value)) is not None:
+        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, but {why}")
+    return value
 
 
 def _command(value: object) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from drkit.engine.names import check_name
 from drkit.errors import DrkitError, UsageError, reason
+from drkit.settings import directory_from
 
 MOUNT_POINT = "/drkit"
 PIPE_BYTES = 1 << 20
@@ -35,7 +36,7 @@ class Fifos:
 
     def __init__(self) -> None:
         self._volume = os.environ.get("DRKIT_EXCHANGE_VOLUME", "")
-        configured = os.environ.get("DRKIT_EXCHANGE_DIR", "")
+        configured = directory_from(os.environ, "DRKIT_EXCHANGE_DIR")
         if bool(self._volume) != bool(configured):
             raise UsageError(
                 "DRKIT_EXCHANGE_DIR and DRKIT_EXCHANGE_VOLUME: one is set without the other",
@@ -43,7 +44,7 @@ class Fifos:
             )
         if self._volume:
             check_name("volume", self._volume)
-        base = Path(configured) if configured else _default_base()
+        base = configured or _default_base()
         try:
             _remove_orphans(base)
             self._root, self._hold = _create_held(base)
