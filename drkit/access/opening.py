@@ -32,9 +32,9 @@ def open_access(access: Access, *, create: bool = False, cached: bool = False, e
 
 
 def cache_file(access: Access, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where copies of objects may be kept: below $DRKIT_CACHE_DIR, $CACHE_DIRECTORY, or the usual place."""
+    """Where copies may be kept: below $DRKIT_CACHE_DIR, the first path of $CACHE_DIRECTORY, or the usual place."""
     usual = "/var/cache/drkit" if os.geteuid() == 0 else Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "drkit")
-    directory = environ.get("DRKIT_CACHE_DIR") or environ.get("CACHE_DIRECTORY") or usual
+    directory = environ.get("DRKIT_CACHE_DIR") or environ.get("CACHE_DIRECTORY", "").split(":")[0] or usual
     name = hashlib.sha256(access.place.encode()).hexdigest()
     return Path(directory).expanduser() / f"{name[:16]}.sqlite"
 

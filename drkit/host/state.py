@@ -14,8 +14,9 @@ from drkit.host.seen import SeenRepositories
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return $DRKIT_STATE_DIR, $STATE_DIRECTORY or /var/lib/drkit."""
-    return Path(environ.get("DRKIT_STATE_DIR") or environ.get("STATE_DIRECTORY") or "/var/lib/drkit")
+    """Return $DRKIT_STATE_DIR, the first path of systemd's $STATE_DIRECTORY, or /var/lib/drkit."""
+    of_the_unit = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(environ.get("DRKIT_STATE_DIR") or of_the_unit or "/var/lib/drkit")
 
 
 class HostState:

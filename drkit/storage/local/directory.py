@@ -42,6 +42,7 @@ from drkit.storage.local import reserve
 from drkit.storage.local.files import (
     file_system_type,
     flock_excludes,
+    make_directories,
     opened_directory,
     publish,
     remove_if_abandoned,
@@ -361,7 +362,7 @@ def open_directory(path: Path, *, create: bool) -> LocalStorage:
     with _explained("open", root):
         try:
             if create:
-                _make_directories(root)
+                make_directories(root)
             with opened_directory(root):  # readable, and a directory
                 return LocalStorage(root)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -373,14 +374,3 @@ def open_directory(path: Path, *, create: bool) -> LocalStorage:
                 f"no repository at {root}: {reason(error)}",
                 hint="Check the path and that its file system is mounted, or create it with `drkit init`.",
             ) from None
-
-
-def _make_directories(path: Path) -> None:
-    if path.is_dir():
-        return
-    _make_directories(path.parent)
-    with opened_directory(path.parent) as parent:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path.name, 0o700, dir_fd=parent)
-            os.chmod(path.name, 0o700, dir_fd=parent)
-        os.fsync(parent)

@@ -37,6 +37,18 @@ def opened_directory(path: Path | str, parent: int | None = None, *, create: boo
         os.close(descriptor)
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it that are missing, durably, with mode 0700 whatever the umask."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    with opened_directory(path.parent) as parent:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=parent)
+            os.chmod(path.name, 0o700, dir_fd=parent)
+        os.fsync(parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make what was created, renamed and removed in a directory durable."""
     with opened_directory(path) as descriptor:
