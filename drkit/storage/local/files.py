@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import mmap
 import os
 import secrets
@@ -55,6 +56,16 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
 
 
+def _temp_name(token: str) -> str:
+    """Return a name that nobody else comes upon: of what looks random it proves that we made it."""
+    return f"{token}-{hashlib.sha256(f'drkit unfinished {token}'.encode()).hexdigest()[:16]}"
+
+
+def is_temp_name(name: str) -> bool:
+    """Whether `temp_file` made this name."""
+    return name == _temp_name(name.partition("-")[0])
+
+
 @contextlib.contextmanager
 def temp_file(directory: int) -> Iterator[tuple[str, int]]:
     """Create a file and yield its name and descriptor. In the end the name is removed.
@@ -75,7 +86,7 @@ def temp_file(directory: int) -> Iterator[tuple[str, int]]:
 
 def _create_flocked(directory: int) -> tuple[str, int]:
     while True:
-        name = secrets.token_hex(16)
+        name = _temp_name(secrets.token_hex(16))
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +101,12 @@ def _create_flocked(directory: int) -> tuple[str, int]:
 
 
 def remove_if_abandoned(name: str, directory: int) -> None:
-    """Remove a temporary file, however old or young, if its writer is dead. Raises FileNotFoundError if it is gone."""
+    """Remove a temporary file, however old or young, if its writer is dead. Raises FileNotFoundError if it is gone.
+
+    Whatever `temp_file` did not make stays.
+    """
+    if not is_temp_name(name):
+        return
     if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         return  # not one of ours
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
