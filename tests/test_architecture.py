@@ -54,7 +54,7 @@ OWNERS = {
     "cryptography": "drkit.repository.format.sealing",
     "docker": "drkit.engine.client",
     "msgpack": "drkit.repository.format.tree",
-    "pathspec": "drkit.pipeline.select",
+    "pathspec": "drkit.policy.patterns",
     "pydantic": "drkit.policy.*",
     "pyfastcdc": "drkit.repository.format.chunker",
     "pyrage": "drkit.repository.keys.identity",

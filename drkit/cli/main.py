@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from drkit import __version__, tuning
-from drkit.cli import output
+from drkit.cli import output, signals, streams
 from drkit.cli.once import require_given_once
+from drkit.cli.signals import Stopped
+from drkit.cli.streams import OutputFailed
 from drkit.errors import DrkitError, UsageError
-
-_STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 # The parser's own error is public only through this subclass of it.
 _WrongCommandLine: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-class _Stopped(SystemExit):
-    """A signal arrived. Not an Exception: on its way up unfinished work is undone, and nothing takes it for one."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.code: int = 128 + number
-        self.signal = signal.Signals(number)
-
-    def __str__(self) -> str:
-        return _STOPPED[self.signal]
 
 
 _VERBS = {
@@ -113,51 +102,66 @@ def _global(
 
 def main() -> NoReturn:
     """Run the command line. Exits with the code of the error's class; a traceback only with --debug."""
-    for number in _STOPPED:
-        signal.signal(number, _stop)
-    output.replace_closed_streams()
+    streams.make_usable()
+    os.umask(0o077)  # what drkit writes is for its own user, unless it says otherwise
+    signals.install()
     output.set_up(json_log=False, quiet=False, verbose=False)
     try:
-        word = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-        app = build_app(word, outline=word not in _VERBS and word not in _GROUPS)
-        sys.exit(app(prog_name="drkit", standalone_mode=False))
+        code = _explained(_command) or _explained(streams.flush_stdout)
+    finally:
+        tuning.skip_last_collection()
+        streams.settle()
+    sys.exit(code)
+
+
+def _command() -> int:
+    word = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    app = build_app(word, outline=word not in _VERBS and word not in _GROUPS)
+    return int(app(prog_name="drkit", standalone_mode=False) or 0)
+
+
+def _explained(work: Callable[[], int | None]) -> int:
+    """Return the exit code of a piece of work, after its error, if there is one, was told."""
+    try:
+        return work() or 0
     except _WrongCommandLine as error:
-        _wrong_command_line(error)
+        return _wrong_command_line(error)
+    except OutputFailed as error:
+        if "--debug" in sys.argv:
+            raise
+        if not error.reader_gone:  # `| head` is no accident
+            output.fail(error)
+        return error.exit_code
     except DrkitError as error:
         if "--debug" in sys.argv:
             raise
-        _explain(error, error.exit_code)
-    except _Stopped as stopped:
-        _explain(DrkitError(f"{stopped}: what was not finished is undone"), stopped.code)
+        return _tell(error, error.exit_code)
+    except Stopped as stopped:
+        return _tell(
+            DrkitError(f"{stopped}: what was not finished is undone, except what a warning names"), stopped.code
+        )
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         hint = "This is a bug in drkit. Run the same with --debug and report what it prints."
-        _explain(
-            DrkitError(f"internal error: {type(error).__name__}: {error}", hint=hint),
-            DrkitError.exit_code,
-        )
-    finally:
-        tuning.skip_last_collection()
+        return _tell(DrkitError(f"internal error: {type(error).__name__}: {error}", hint=hint), DrkitError.exit_code)
 
 
-def _explain(error: DrkitError, code: int) -> NoReturn:
+def _tell(error: DrkitError, code: int) -> int:
     output.fail(error)
     if "--json" in sys.argv:
-        output.print_json({"status": "failed", "error": error.message, "hint": error.hint, "exit_code": code})
-    sys.exit(code)
+        with suppress(OutputFailed):  # stderr has it too
+            output.print_json({"status": "failed", "error": error.message, "hint": error.hint, "exit_code": code})
+            streams.flush_stdout()
+    return code
 
 
-def _wrong_command_line(error: Any) -> NoReturn:
+def _wrong_command_line(error: Any) -> int:
     """Report the parser's error in the style of drkit's own."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
-        sys.exit(UsageError.exit_code)
+        return UsageError.exit_code
     text = error.format_message().rstrip(".")
     command = error.ctx.command_path if error.ctx else "drkit"
     usage = UsageError(text[:1].lower() + text[1:], hint=f"See {command} --help.")
-    _explain(usage, usage.exit_code)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Stopped(number)
+    return _tell(usage, usage.exit_code)

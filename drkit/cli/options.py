@@ -102,6 +102,7 @@ def verb(
             given_common = {parameter.name: given.pop(parameter.name) for parameter in common}
             with _run(given_common) as run:
                 function(run, **given)
+                run.end()
 
         parameters = [*own, *common]
         command.__name__, command.__doc__ = function.__name__, function.__doc__

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from io import TextIOWrapper
-from pathlib import Path
 from typing import Any
 
 from drkit.errors import DrkitError
@@ -34,21 +31,8 @@ class _TextFormatter(logging.Formatter):
         return f"{lead}{record.getMessage()}" + (f"\nhint: {hint}" if hint else "")
 
 
-def replace_closed_streams() -> None:
-    """Read nothing and send messages nowhere, where whoever started us has closed stdin or stderr.
-
-    Python has None for them. A closed stdout stays one: what is to be written there must not vanish.
-    """
-    nowhere = Path(os.devnull)
-    sys.stdin = sys.stdin or nowhere.open(encoding="ascii")
-    sys.stderr = sys.stderr or nowhere.open("w", encoding="utf-8")
-
-
 def set_up(*, json_log: bool, quiet: bool, verbose: bool) -> None:
     """Send messages to stderr. Errors and warnings are always sent, notes unless `quiet`, details only if `verbose`."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        # A file name must not end a listing on a terminal that cannot show it.
-        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if json_log else _TextFormatter())
     log.handlers[:] = [handler]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, cast
+
+from drkit.cli.streams import MessagesOnly
 
 Advance = Callable[[str, int], None]
 """Takes the task, and how many bytes of it were done since the last call."""
@@ -22,7 +25,7 @@ def progress_bar(*, shown: bool) -> Iterator[Advance]:
 
     columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(file=cast("IO[str]", MessagesOnly())), transient=True) as bar:
 
         def advance(task: str, count: int) -> None:
             if task not in tasks:

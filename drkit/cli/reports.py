@@ -12,10 +12,13 @@ _FILES_SHOWN = 20
 
 def show_report(run: Run, verb: str, report: Report) -> None:
     """Print the report, and exit with the code of an IntegrityError if anything is damaged."""
-    if run.json:
-        _print_document(report)
-    else:
-        _print(verb, report)
+    with run.reporting(
+        f"{verb} found {counted(len(report.findings), 'damaged object') if report.findings else 'no damage'}"
+    ):
+        if run.json:
+            _print_document(report)
+        else:
+            _print(verb, report)
     run.end(report.error)
 
 

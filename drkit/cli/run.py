@@ -10,6 +10,7 @@ import typer
 
 from drkit.cli import output
 from drkit.cli.progress import progress_bar
+from drkit.cli.streams import OutputFailed, flush_stdout
 from drkit.errors import DrkitError
 from drkit.events import Logged
 from drkit.operations.context import Context
@@ -35,6 +36,7 @@ class Run:
         self.json = json
         self.quiet = quiet
         self._events = events
+        self._unreported = 0
 
     @property
     def talks(self) -> bool:
@@ -51,13 +53,27 @@ class Run:
             finally:
                 self._events.advance = None
 
+    @contextmanager
+    def reporting(self, done: str) -> Iterator[None]:
+        """Print the results of what is done. Where stdout does not take them, stderr gets the sentence `done`, so that
+        nobody takes it for undone, and the run ends with 1 unless an error decides otherwise.
+        """
+        try:
+            yield
+            flush_stdout()
+        except OutputFailed as error:
+            output.fail(DrkitError(f"{done}, but stdout does not take the report of it: {error.why}"))
+            self._unreported = error.exit_code
+
     def end(self, *errors: DrkitError | None) -> None:
-        """Print all errors, and exit with the code of the first. Returns if there are none."""
+        """Print all errors, and exit with the code of the first. Returns if there are none and all was reported."""
         told = [error for error in errors if error is not None]
         for error in told:
             output.fail(error)
         if told:
             self.exit(told[0].exit_code)
+        if self._unreported:
+            self.exit(self._unreported)
 
     def exit(self, code: int) -> NoReturn:
         raise typer.Exit(code)

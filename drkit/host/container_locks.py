@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drkit.errors import DrkitError, UsageError, reason
+from drkit.storage.local.files import make_directories
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_NOTE = 4096
@@ -36,7 +37,7 @@ class ContainerLocks:
             raise UsageError(f"{container_id!a} is not the id of a container", hint="Give all 64 hex digits of it.")
         path = self._directory / container_id
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directories(self._directory.absolute())
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise _unwritable(path, error) from error

@@ -21,6 +21,7 @@ from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.sealing import KEY_SIZE, SigningKey, random_bytes
 from drkit.repository.format.snapshot import Previous
 from drkit.repository.repository import Repository
+from drkit.storage.local.files import make_directories
 
 _CURE = "Run as root, or name a writable directory in DRKIT_STATE_DIR."
 
@@ -155,7 +156,7 @@ class Installation:
     def _held(self, name: str) -> Iterator[None]:
         path = self.directory / f"{name}.lock"
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directories(path.absolute().parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise DrkitError(f"cannot write {path}: {reason(error)}", hint=_CURE) from error

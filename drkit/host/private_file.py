@@ -1,56 +1,87 @@
-"""Files that only we may read, written whole or not at all."""
+"""Files that only we may read, written whole or not at all. Whatever a user names as an output is written here."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from drkit.errors import DrkitError, reason
-from drkit.storage.local.files import sync_directory
+from drkit.errors import DrkitError, UsageError, reason
+from drkit.storage.local.files import make_directories, opened_directory, publish
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def require_new(path: Path, error: type[DrkitError] = UsageError) -> None:
+    """Raise `error` where something is at `path`, be it a link that leads nowhere. Ask before the work begins."""
+    if os.path.lexists(path):
+        raise error(f"{path} exists, and is not overwritten", hint="Name another file.")
+
+
+@contextmanager
+def new_file(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Yield a file to write. When the block ends well it is whole, durable and at `path`; otherwise nothing is.
+
+    Until then it has a name of its own beside `path`, which nobody can guess, and mode 0600. What is at `path`, or
+    appears there meanwhile, is left as it is. Raises DrkitError for that, and for any OSError in the block.
+    """
+    require_new(path, DrkitError)
+    unfinished = f".drkit-{secrets.token_hex(16)}.unfinished"
+    try:
+        with opened_directory(path.absolute().parent) as directory:
+            descriptor = os.open(unfinished, _NEW, 0o600, dir_fd=directory)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fchmod(descriptor, mode)
+                    os.fsync(descriptor)
+                publish(unfinished, directory, path.name, directory)
+            finally:
+                with suppress(FileNotFoundError):  # it was renamed, where there are no hard links
+                    os.unlink(unfinished, dir_fd=directory)
+            os.fsync(directory)
+    except FileExistsError:
+        raise DrkitError(
+            f"{path} appeared while it was to be written, and is not overwritten", hint="Name another file."
+        ) from None
+    except OSError as error:
+        raise _explained(path, error) from error
 
 
 def write_new(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a new file durably. With the default mode, others can read it at no time.
-
-    Raises DrkitError if the file exists, and leaves it as it is. A file that could not be written whole is removed.
-    """
+    """Write a new file, and the directories above it, as `new_file` does."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except FileExistsError:
-        raise DrkitError(f"{path} exists, and is not overwritten", hint="Name another file.") from None
+        make_directories(path.absolute().parent)
     except OSError as error:
         raise _explained(path, error) from error
-    try:
-        _fill(descriptor, text, mode)
-        sync_directory(path.parent)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise _explained(path, error) from error
+    with new_file(path, mode) as file:
+        file.write(text.encode())
 
 
 def replace(path: Path, text: str) -> None:
     """Write a file with mode 0600 in place of any that exists. Readers see the old one or the new one, whole."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    unfinished = f".{path.name}.{secrets.token_hex(4)}"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            _fill(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), text, 0o600)
-            unfinished.rename(path)
-            sync_directory(path.parent)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        make_directories(path.absolute().parent)
+        with opened_directory(path.parent) as directory:
+            descriptor = os.open(unfinished, _NEW, 0o600, dir_fd=directory)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    os.fchmod(descriptor, 0o600)
+                    file.write(text.encode())
+                    file.flush()
+                    os.fsync(descriptor)
+                os.rename(unfinished, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(unfinished, dir_fd=directory)
     except OSError as error:
         raise _explained(path, error) from error
-
-
-def _fill(descriptor: int, text: str, mode: int) -> None:
-    with open(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _explained(path: Path, error: OSError) -> DrkitError:

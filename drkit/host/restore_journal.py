@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drkit.errors import DrkitError, reason
-from drkit.storage.local.files import sync_directory
+from drkit.storage.local.files import make_directories, sync_directory
 
 
 class RestoreJournal:
@@ -28,7 +28,7 @@ class RestoreJournal:
     def begin(self, volume: str, restore_id: str) -> None:
         """Note a restore, durably. Raises DrkitError for one that runs, and when the directory cannot be written."""
         with self._explained("write", volume):
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directories(self._directory.absolute())
             descriptor = os.open(self._directory / volume, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 _hold(descriptor, volume)

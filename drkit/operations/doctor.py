@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 
 from drkit.access.access import Access
@@ -15,14 +16,14 @@ from drkit.catalog.find import readable_snapshots
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
-from drkit.errors import DrkitError, IntegrityError, StorageUnavailable, counted, reason
+from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, StorageUnavailable, counted, reason
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.operations.recipients import addition_hint, compared
 from drkit.operations.remembered import remembered
 from drkit.repository.absence import missing_in
 from drkit.repository.format.snapshot import outline
-from drkit.repository.repository import Repository
+from drkit.repository.repository import CONFIG, Repository
 from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
 
@@ -68,7 +69,10 @@ class Diagnosis:
 
 
 def diagnose(context: Context) -> Diagnosis:
-    """Test keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image."""
+    """Test keys, storage, clock, repository, engine and helper. Leaves nothing behind but a helper image.
+
+    Scratch objects are put, and removed, in a repository and in an empty place. What holds anything else is only read.
+    """
     access, image = context.access, context.helper_image
     found: list[Capabilities] = []
     return Diagnosis(
@@ -125,12 +129,30 @@ def _unreadable(path: Path) -> str | None:
 def _storage(context: Context, found: list[Capabilities]) -> Iterator[Finding]:
     """Test the storage, and add what it can do to `found`."""
     storage = open_access(context.access, events=context.events)
+    foreign = _foreign(storage)
+    if foreign is not None:
+        yield _warning(
+            "storage",
+            f"{storage.url} holds no repository, but {foreign}: nothing was tried there",
+            "Name the place of the repository, or an empty one.",
+        )
+        return
     found.append(probe_storage(storage))
     yield from _capabilities(storage, found[0])
     problem = storage.permission_problem()
     if problem:
         yield _warning("storage", problem, "Let drkit's user own the directory, with mode 0700.")
     yield from _clock(storage, context.now)
+
+
+def _foreign(storage: Storage) -> str | None:
+    """Return the name of something in a place that is not a repository's; None in a repository and an empty place."""
+    try:
+        storage.stat(CONFIG)
+    except ObjectNotFound:
+        keys = (info.key for info in storage.list(""))
+        return next(chain(keys, storage.foreign_files()), None)
+    return None
 
 
 def _capabilities(storage: Storage, found: Capabilities) -> Iterator[Finding]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from drkit.catalog.find import Scope, find_tree
-from drkit.errors import DrkitError, IntegrityError, UsageError, reason
+from drkit.errors import DrkitError, IntegrityError, reason
 from drkit.events import Warned
+from drkit.host.private_file import new_file, require_new
 from drkit.operations.context import Context
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import Selected, selected_members
@@ -20,6 +24,8 @@ from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 
 Buffer = bytes | memoryview
+
+_DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 
 @dataclass(frozen=True)
@@ -38,34 +44,47 @@ def export(
 ) -> ExportResult:
     """Write a target of any kind as a plain tar, to a file or piece by piece to a function.
 
-    A file is written under another name and renamed when it is whole. An existing file is never overwritten.
+    A file appears when it is whole, with mode 0600, see `new_file`. A pipe is written to as it is.
+    Raises UsageError, before anything else, for whatever exists and is not a pipe of ours.
     """
+    if isinstance(output, Path) and not _is_own_pipe(output):
+        require_new(output)
     snapshot, target = find_tree(context.repository, reference, kind, name, scope)
     context.warn_of_newer()
     context.warn_of_damaged_records()
     if isinstance(output, Path):
-        files, size = _write_file(context.repository, target, output)
+        with _opened(output) as file:
+            files, size = write_tar(context.repository, target, file.write)
     else:
         files, size = write_tar(context.repository, target, output)
     context.warn_of_damage()
     return ExportResult(snapshot, files, size, output if isinstance(output, Path) else None, context.warnings)
 
 
-def _write_file(repository: Repository, target: Target, path: Path) -> tuple[int, int]:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    if path.exists():
-        raise UsageError(f"{path} exists", hint="Remove it, or name another file.")
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file, or the way into a pipe of our own. Raises DrkitError for what cannot be written."""
+    if not _is_own_pipe(path):
+        with new_file(path) as file:
+            yield file
+        return
     try:
-        with unfinished.open("wb") as file:
-            counts = write_tar(repository, target, file.write)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
+        with path.open("wb") as pipe:
+            yield pipe
     except OSError as error:
         raise DrkitError(f"cannot write {path}: {reason(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return counts
+
+
+def _is_own_pipe(path: Path) -> bool:
+    """Whether it is a FIFO that we made, or one of our own descriptors, as a shell's `>(command)` is.
+
+    Whoever made the FIFO may be who reads the decrypted data from it.
+    """
+    try:
+        status = path.stat() if path.parent in _DESCRIPTORS else path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISFIFO(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def write_tar(repository: Repository, target: Target, write: Callable[[Buffer], object]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from drkit.access.opening import open_access, read_recipients
 from drkit.access.passphrases import wanted_passphrase
 from drkit.errors import AccessDenied, DrkitError, RepositoryError, StorageUnavailable, UsageError
 from drkit.events import Events, Warned
-from drkit.host.private_file import write_new
+from drkit.host.private_file import require_new, write_new
 from drkit.operations.context import Context, found_at
 from drkit.report.program.bundle import Program, pack_program, store_program
 from drkit.report.recovery_kit import Kit, kit_html, make_kit
@@ -66,8 +66,8 @@ def init(
     are not safe there, the repository takes one at a time. Raises ObjectExists for a repository that exists,
     StorageUnavailable for a store that cannot hold one, DrkitError for a drkit that cannot be packed.
     """
-    if kit_file is not None and kit_file.exists():
-        raise UsageError(f"{kit_file} exists, and is not overwritten", hint="Name another file for the recovery kit.")
+    if kit_file is not None:
+        require_new(kit_file)
     passphrase = _passphrase(context, passphrase_file, escrow) if passphrase_file or offer_passphrase else None
     access, now = context.access, context.now
     if access.identity is None or access.recipients_file is None:

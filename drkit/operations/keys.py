@@ -13,7 +13,7 @@ from drkit.access.opening import open_access, read_recipients
 from drkit.access.passphrases import existing_passphrase, new_passphrase, passphrase_file, warn_if_exposed
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
 from drkit.events import LOGGED, Events, Warned
-from drkit.host.private_file import write_new
+from drkit.host.private_file import require_new, write_new
 from drkit.operations.context import Context, found_at
 from drkit.report.program.bundle import Program, pack_program, store_program, stored_programs
 from drkit.report.recovery_kit import kit_html, kit_text, make_kit
@@ -152,6 +152,7 @@ def rewrap(context: Context) -> Changed:
 
 def host_key(context: Context, path: Path) -> None:
     """Write the meta key file of a write-only host. Raises DrkitError for a file that exists."""
+    require_new(path, DrkitError)
     write_host_key(context.repository, path)
 
 
@@ -202,8 +203,8 @@ def kit(context: Context, *, html: bool, file: Path | None = None, with_program:
     `with_program`: let it install drkit from the program beside the repository, which is stored unless it is
     already there. Raises DrkitError for a file that exists, and for a drkit that cannot be packed or stored.
     """
-    if file is not None and file.exists():
-        raise DrkitError(f"{file} exists, and is not overwritten", hint="Name another file.")
+    if file is not None:
+        require_new(file, DrkitError)
     repository, program = context.repository, None
     if with_program:
         program = store_program(repository.storage, pack_program(context.events))
@@ -226,8 +227,7 @@ def unlock(context: Context, file: Path, passphrase_file: Path | None = None) ->
 
     Raises UsageError for a file that exists.
     """
-    if file.exists():
-        raise UsageError(f"{file} exists, and is not overwritten", hint="Name another file.")
+    require_new(file)
     access = context.access
     passphrase = existing_passphrase(
         passphrase_file, f"the identity in {access.url}", context.asker, environ=context.environ, events=context.events

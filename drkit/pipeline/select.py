@@ -1,38 +1,27 @@
-"""Which paths: patterns in gitignore syntax, anchored at the root of what is captured. The only user of pathspec.
+"""Which paths: patterns in gitignore syntax, anchored at the root of what is captured.
 
-pathspec makes a regular expression of a pattern, which matches files alone, those below a matching directory included:
-it decides as git does when it lists files. Here directories count too, even empty ones. So this module applies git's
-rules for a single path: the last pattern that matches the path itself decides; if none does, its directory decides.
+The regular expressions of patterns match files alone, those below a matching directory included: they decide as git
+does when it lists files. Here directories count too, even empty ones. So this module applies git's rules for a single
+path: the last pattern that matches the path itself decides; if none does, its directory decides.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 from drkit.errors import UsageError
+from drkit.policy.patterns import Pattern, compile_pattern, stripped
 
 # Stands for a newline, which would match `$`. It is a lone surrogate that no decoded path and no pattern can hold.
 _NEWLINE = "\ud800"
-
-
-class _Pattern(NamedTuple):
-    regex: re.Pattern[str]
-    include: bool
-    directories_only: bool
-
-    def names(self, text: str, *, directory: bool) -> bool:
-        """Whether it matches the path itself: where a directory above it matches, pathspec fills a named group."""
-        found = self.regex.search(text) if directory or not self.directories_only else None
-        return found is not None and not any(found.groupdict().values())
 
 
 class Patterns:
     """Gitignore patterns over paths in bytewise order."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._patterns = _compile(patterns) if patterns else []
+        self._patterns = list(_compiled(patterns))
         self._patterns.reverse()
         self._directories: set[bytes] = set()
 
@@ -65,7 +54,7 @@ def literal_prefix(pattern: str) -> tuple[bytes, bool] | None:
     A whole pattern matches that path, and with it what lies below. None for a pattern that may match anywhere, for one
     that brings back what others match, and for what is no pattern.
     """
-    body = _stripped(pattern).rstrip("/")
+    body = stripped(pattern).rstrip("/")
     if body.startswith(("!", "#")) or "/" not in body:
         return None
     text = body.removeprefix("/")
@@ -73,31 +62,13 @@ def literal_prefix(pattern: str) -> tuple[bytes, bool] | None:
     return (literal.encode("utf-8", "surrogateescape"), literal == text) if literal else None
 
 
-def _stripped(line: str) -> str:
-    """git strips blanks at the end, but not one that a backslash escapes."""
-    rest = line.rstrip(" ")
-    escapes = (len(rest) - len(rest.rstrip("\\"))) % 2
-    return line[: len(rest) + escapes]
-
-
-def _compile(lines: Iterable[str]) -> list[_Pattern]:
-    from pathspec import GitIgnoreSpec  # 0.03 s to load, and most policies have no pattern
-    from pathspec.patterns.gitignore import GitIgnorePatternError
-
-    compiled = []
+def _compiled(lines: Sequence[str]) -> Iterator[Pattern]:
     for line in lines:
-        line = _stripped(line)
-        # A slash at the end only says "directories"; it does not anchor the pattern.
-        body = line.rstrip("/")
-        directories_only = body != line and body not in ("", "!")
-        if directories_only:
-            # A blank before the slash belongs to the name. At the end it has to be escaped.
-            line = body if _stripped(body) == body else body[:-1] + "\\ "
         try:
-            patterns = GitIgnoreSpec.from_lines([line]).patterns
-        except GitIgnorePatternError as error:
-            raise UsageError(f"invalid pattern: {error}", hint="Patterns follow gitignore syntax.") from error
-        for pattern in patterns:
-            if pattern.include is not None and pattern.regex is not None:
-                compiled.append(_Pattern(pattern.regex, pattern.include, directories_only))
-    return compiled
+            pattern = compile_pattern(line)
+        except ValueError as error:
+            raise UsageError(
+                f"invalid pattern {line!r}, {error}", hint="Patterns follow gitignore syntax, such as '*.tmp'."
+            ) from error
+        if pattern is not None:
+            yield pattern

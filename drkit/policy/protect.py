@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from drkit.policy.patterns import compile_pattern
 from drkit.policy.problem import Key, Problem, describe, quote
 from drkit.policy.section import Section
 from drkit.policy.values import SOME_TEXT, ImageRef, Unexpected, Value, matched, text
@@ -42,6 +43,10 @@ def _exclude(value: object) -> str:
         raise Unexpected(expected)
     if re.search(r"(?<!\\)(\\\\)*\\$", value):
         raise Unexpected(expected, f"{quote(value)}, which ends in the middle of an escape")
+    try:
+        compile_pattern(value)
+    except ValueError as error:
+        raise Unexpected(expected, f"{quote(value)}, {error}") from None
     return value
 
 

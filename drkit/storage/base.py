@@ -21,6 +21,9 @@ MAX_OBJECT = 65 * 1024 * 1024
 # A storage may keep unfinished writes below this name, so no key may start with it.
 RESERVED = "tmp"
 
+MARK = "config"
+"""The key of the object that says that a repository is kept here. Elsewhere a storage tidies nothing up."""
+
 _SEGMENT = re.compile(r"[a-z0-9._-]{1,255}")
 _PREFIX = re.compile(r"[a-z0-9._/-]*")
 _MAX_KEY = 1024  # bytes; the limit of S3

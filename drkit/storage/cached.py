@@ -19,6 +19,7 @@ from drkit.errors import DrkitError
 from drkit.events import LOGGED, Events
 from drkit.storage.base import MAX_OBJECT, ObjectInfo, Storage
 from drkit.storage.forwarding import ForwardingStorage
+from drkit.storage.local.files import make_directories
 
 PREFIXES = ("snapshots/", "index/", "keys/recipients/")
 _BUSY_SECONDS = 5.0
@@ -85,7 +86,7 @@ class _Copies:
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directories(path.absolute().parent)
             path.touch(mode=0o600)
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:

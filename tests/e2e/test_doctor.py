@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.lab import Lab
+from tests.support.lab import Lab, fill
 from tests.support.s3 import S3Server, bucket, unique_bucket
 
 
@@ -61,6 +64,88 @@ def test_the_exit_code_is_that_of_the_failure(lab: Lab) -> None:
     result = lab.run("doctor", "--policy", lab.policy, env={"DOCKER_HOST": "unix:///nonexistent"})
     assert result.code == 14
     assert "failed   engine" in result.stdout
+
+
+def everything(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """What is in a directory, with inodes, times and contents."""
+    return {
+        str(path.relative_to(directory)): (
+            path.lstat().st_ino,
+            path.lstat().st_mtime_ns,
+            path.lstat().st_ctime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in [directory, *directory.rglob("*")]
+    }
+
+
+@pytest.mark.parametrize("holding", [["tmp/notes", f"tmp/{32 * 'a'}"], ["index.html", "lost+found/x"], ["packs/a"]])
+def test_a_directory_that_is_somebody_elses_is_only_looked_at(lab: Lab, holding: list[str]) -> None:
+    lab.init("data")
+    lab.repository = lab.directory / "somebody's"
+    lab.write_policy("data")
+    fill(lab.repository, dict.fromkeys(holding, b"somebody's"))
+    before = everything(lab.repository)
+    found = diagnosis(lab, code=10)
+    assert [each["status"] for each in found["storage"]] == ["warning"]
+    assert any(path in found["storage"][0]["detail"] for path in holding)
+    for verb in ("check", "verify", "snapshots", "prune", "backup"):
+        lab.fails(10, verb)
+    assert everything(lab.repository) == before
+    lab.json("init")
+    lab.json("doctor")
+    lab.drkit("prune", "--yes-really")
+    after = everything(lab.repository)
+    assert {path: after.get(path) for path in holding} == {path: before[path] for path in holding}
+
+
+READING = (
+    ["snapshots"],
+    ["ls", "latest"],
+    ["find", "file"],
+    ["diff", "{snapshot}", "{snapshot}"],
+    ["check", "--packs"],
+    ["verify"],
+    ["export", "latest", "--volume", "{volume}", "-o", "/dev/stdout"],
+    ["restore", "latest", "--volume", "{volume}", "--to-volume", "new", "--dry-run"],
+    ["prune", "--dry-run"],
+    ["backup", "--dry-run"],
+    ["key", "list"],
+    ["key", "kit"],
+    ["host", "show"],
+    ["policy", "show"],
+)
+
+
+def test_verbs_that_read_write_nothing(lab: Lab) -> None:
+    """Neither into the repository nor beside it; so they work where the disk is mounted read-only."""
+    volume = lab.volume("data", {"file": b"content"})
+    lab.init(volume)
+    snapshot = lab.backup()
+    before = everything(lab.repository), everything(lab.state), sorted(path.name for path in lab.directory.iterdir())
+    mount = f"mount --bind {lab.repository} {lab.repository} && mount -o remount,bind,ro {lab.repository} && "
+    lines = [
+        f"{sys.executable} -m drkit {' '.join(verb)} -p {lab.policy}".format(snapshot=snapshot, volume=volume.name)
+        for verb in READING
+    ]
+    for prefix in ("", mount):
+        script = f"{prefix}set -e; " + "; ".join(f"{line} >/dev/null" for line in lines)
+        subprocess.run(
+            ["unshare", "-m", "bash", "-c", script], env=lab.environment(), cwd=lab.directory, check=True, timeout=120
+        )
+        now = everything(lab.repository), everything(lab.state), sorted(path.name for path in lab.directory.iterdir())
+        assert now == before
+    script = f"{mount}{sys.executable} -m drkit doctor -p {lab.policy}"
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", script],
+        env=lab.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, "read-only" in done.stdout) == (12, True), done
+    assert everything(lab.repository) == before[0]
 
 
 def test_s3_from_init_to_restore(s3_lab: Lab, s3_server: S3Server) -> None:

@@ -24,6 +24,7 @@ import pytest
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, ObjectExists, StorageFull, StorageUnavailable
 from drkit.storage import open_storage
 from drkit.storage.base import MAX_OBJECT
+from drkit.storage.local import files
 from drkit.storage.local.directory import LocalStorage, explain
 
 MIB = 1 << 20
@@ -293,6 +294,7 @@ def test_a_killed_writer_leaves_only_whole_objects_and_debris_that_goes(tmp_path
         assert info.size == 8 << 20, "a half-written object is visible"
         assert storage.get(info.key) == bytes(8 << 20)
     assert f"packs/{acknowledged:06}" in keys(storage)
+    storage.put("config", b"x")
     storage.put("next", b"x")
     assert debris(storage) == []
 
@@ -315,6 +317,8 @@ open_storage(sys.argv[1]).put("packs/aa/one", b"x" * 100)
     reader = open_local(storage.root, create=False)
     assert keys(reader) == []
     assert len(debris(storage)) == 1, "a reader must change nothing"
+    storage.put("config", b"x")
+    assert len(debris(storage)) == 1, "whose directory this is was not known"
     storage.delete("anything")
     assert debris(storage) == []
 
@@ -331,10 +335,12 @@ os.link = link_and_die
 open_storage(sys.argv[1]).put("snapshots/one", b"x" * 100)
 """
     storage = open_local(tmp_path / "repository")
+    storage.put("config", b"x")
     with run_python(script, str(storage.root)) as writer:
         pass
     assert writer.returncode == -signal.SIGKILL
     assert len(debris(storage)) == 1
+    storage = open_local(storage.root)
     with pytest.raises(ObjectExists):
         storage.put("snapshots/one", b"y")
     assert debris(storage) == []
@@ -342,8 +348,8 @@ open_storage(sys.argv[1]).put("snapshots/one", b"x" * 100)
 
 
 def test_temporary_files_of_a_living_writer_stay(storage: LocalStorage) -> None:
-    storage.put("first", b"x")
-    living = storage.root / "tmp/0123456789abcdef"
+    storage.put("config", b"x")
+    living = storage.root / "tmp" / files._temp_name("0123456789abcdef")
     living.write_bytes(b"half")
     with living.open("rb") as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)
@@ -358,8 +364,31 @@ def test_what_is_no_temporary_file_stays_in_tmp(storage: LocalStorage) -> None:
     (storage.root / "tmp/directory").mkdir()
     (storage.root / "tmp/link").symlink_to("/etc/passwd")
     os.mkfifo(storage.root / "tmp/fifo")
+    # A cache of somebody's names its files by their digests; and somebody has reserved something too.
+    others = ["d41d8cd98f00b204e9800998ecf8427e", f"{32 * 'a'}-{16 * '0'}", "session.tmp", "reserve-00", "reserve-mine"]
+    for name in others:
+        (storage.root / "tmp" / name).write_bytes(b"somebody's")
+    storage.put("config", b"x")
     storage.put("object", b"x")
-    assert sorted(debris(storage)) == ["directory", "fifo", "link"]
+    storage.delete("object")
+    storage.keep_reserve()
+    with storage.released_reserve():
+        pass
+    found = {path.name for path in (storage.root / "tmp").iterdir()} - {
+        f"reserve-{number:02d}" for number in range(1, 16)
+    }
+    assert found == {"directory", "fifo", "link", *others}
+    for name in others:
+        assert (storage.root / "tmp" / name).read_bytes() == b"somebody's"
+
+
+def test_in_a_directory_that_holds_no_repository_nothing_is_removed(storage: LocalStorage) -> None:
+    (storage.root / "tmp").mkdir()
+    ours = storage.root / "tmp" / files._temp_name("0123456789abcdef")
+    ours.write_bytes(b"of a repository whose config is gone")
+    storage.put("probe/x", b"x")
+    storage.delete("probe/x")
+    assert ours.exists()
 
 
 def test_writers_starting_together_do_not_take_each_other_for_debris(tmp_path: Path) -> None:
@@ -518,7 +547,7 @@ def test_put_syncs_the_file_and_every_directory_above_it(
     monkeypatch.setattr(os, "link", traced_link)
     storage.put("packs/aa/one", b"x")
     temp = steps[0].removeprefix("fsync ")
-    assert len(temp) == 32
+    assert files.is_temp_name(temp)
     assert steps == [f"fsync {temp}", "link one", "fsync aa", "fsync packs", "fsync ."]
 
 

@@ -52,10 +52,14 @@ def backup(
         return
     with run.watching() as context:
         result = run_backup(context, target, accept_repository=accept_repository)
-    if run.json:
-        output.print_json(_document(result))
-    elif run.talks:
-        _print(result)
+    record = result.snapshot
+    with run.reporting(
+        "nothing is stored" if record.status == Status.FAILED else f"snapshot {record.id} is stored, {record.status}"
+    ):
+        if run.json:
+            output.print_json(_document(result))
+        elif run.talks:
+            _print(result)
     run.end(*result.errors)
 
 

@@ -31,10 +31,11 @@ def copy(
     """
     with run.watching() as context:
         done = copy_snapshots(context, snapshot or (), to=to)
-    if run.json:
-        output.print_json(document(done))
-    elif run.talks:
-        _print(done)
+    with run.reporting(f"{counted(len(done.copied), 'snapshot')} copied to {done.url}"):
+        if run.json:
+            output.print_json(document(done))
+        elif run.talks:
+            _print(done)
     run.end(done.error)
 
 

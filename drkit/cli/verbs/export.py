@@ -11,6 +11,7 @@ import typer
 from drkit.cli import output
 from drkit.cli.options import At, FromPolicy, Host, SnapshotArgument, verb
 from drkit.cli.run import Run
+from drkit.cli.streams import flush_stdout
 from drkit.cli.targets import AnyTarget, ImageRef, VolumeName, named_tree
 from drkit.cli.values import moment
 from drkit.errors import UsageError, counted
@@ -34,6 +35,8 @@ def export(
 ) -> None:
     """Write a volume or a saved image as a plain tar."""
     kind, name = named_tree("export", volume, image, target)
+    if output_file in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        output_file = "-"
     if output_file == "-" and run.json:
         raise UsageError("stdout cannot hold both the tar and the JSON", hint="Give -o FILE.")
     if output_file == "-" and sys.stdout.isatty():
@@ -41,10 +44,12 @@ def export(
     scope = scope_of(run.context, host, from_policy, moment(at, "--at"))
     where = sys.stdout.buffer.write if output_file == "-" else Path(output_file)
     done = export_target(run.context, snapshot, kind, name, scope, where)
-    sys.stdout.buffer.flush()
+    if output_file == "-":
+        flush_stdout()
     if run.json:
         document = {kind: name, "snapshot": done.snapshot.id, "status": "ok", "files": done.files, "bytes": done.bytes}
-        output.print_json(document | {"output": output_file})
+        with run.reporting(f"{output_file} is written"):
+            output.print_json(document | {"output": output_file})
     else:
         files, size = counted(done.files, "file"), output.size_text(done.bytes)
         output.note(f"exported {kind} {name} of snapshot {done.snapshot.id}: {files}, {size}")

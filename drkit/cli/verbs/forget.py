@@ -24,18 +24,19 @@ def forget(
     What no other snapshot holds is lost. The next prune frees its space.
     """
     done = forget_snapshots(run.context, snapshot, yes_really=yes_really)
-    if run.json:
-        output.print_json(
-            {
-                "status": "ok",
-                "forgotten": done.snapshots,
-                "explained": done.explained,
-                "snapshots_left": done.left,
-            }
-        )
-    elif run.talks:
-        for run_id in done.snapshots:
-            output.print_line(f"forgot snapshot {run_id}")
-        for run_id in done.explained:
-            output.print_line(f"noted: what was missing of snapshot {run_id} is not looked for any more")
-        output.print_line(f"left: {counted(done.left, 'snapshot')}; drkit prune frees the space")
+    with run.reporting(f"{counted(len(done.snapshots), 'snapshot')} forgotten"):
+        if run.json:
+            output.print_json(
+                {
+                    "status": "ok",
+                    "forgotten": done.snapshots,
+                    "explained": done.explained,
+                    "snapshots_left": done.left,
+                }
+            )
+        elif run.talks:
+            for run_id in done.snapshots:
+                output.print_line(f"forgot snapshot {run_id}")
+            for run_id in done.explained:
+                output.print_line(f"noted: what was missing of snapshot {run_id} is not looked for any more")
+            output.print_line(f"left: {counted(done.left, 'snapshot')}; drkit prune frees the space")

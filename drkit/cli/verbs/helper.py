@@ -22,10 +22,11 @@ def build(run: Run) -> None:
     It is built from alpine if a registry answers, else from this host's own tools.
     """
     made = helper.build(run.context)
-    if run.json:
-        output.print_json(asdict(made))
-    else:
-        output.print_line(f"built helper {made.image_id} from {made.source}: {made.tar}, {made.arch}")
+    with run.reporting(f"helper {made.image_id} is built"):
+        if run.json:
+            output.print_json(asdict(made))
+        else:
+            output.print_line(f"built helper {made.image_id} from {made.source}: {made.tar}, {made.arch}")
 
 
 @app.command()

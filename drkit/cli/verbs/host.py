@@ -97,20 +97,21 @@ def fork(run: Run) -> None:
 
 
 def _tell(run: Run, decided: HostDecided) -> None:
-    if run.json:
-        output.print_json(
-            {
-                "status": "ok",
-                "host": decided.host,
-                "policy": decided.policy,
-                "origin": decided.origin,
-                "adopted": decided.adopted,
-            }
-        )
-    elif run.talks:
-        whose = " and ".join(f"origin {short(each)}" for each in decided.adopted)
-        what = f"goes on with the series of {whose}" if whose else "stands for itself"
-        output.print_line(
-            f"host {decided.host}, policy {decided.policy}: origin {short(decided.origin)} {what}; "
-            "the next backup tells the repository"
-        )
+    with run.reporting(f"it is decided for host {decided.host}, policy {decided.policy}"):
+        if run.json:
+            output.print_json(
+                {
+                    "status": "ok",
+                    "host": decided.host,
+                    "policy": decided.policy,
+                    "origin": decided.origin,
+                    "adopted": decided.adopted,
+                }
+            )
+        elif run.talks:
+            whose = " and ".join(f"origin {short(each)}" for each in decided.adopted)
+            what = f"goes on with the series of {whose}" if whose else "stands for itself"
+            output.print_line(
+                f"host {decided.host}, policy {decided.policy}: origin {short(decided.origin)} {what}; "
+                "the next backup tells the repository"
+            )

@@ -12,8 +12,8 @@ from drkit.cli import output
 from drkit.cli.options import verb
 from drkit.cli.run import Run
 from drkit.errors import UsageError
+from drkit.operations.init import InitResult, init_mirror
 from drkit.operations.init import init as create
-from drkit.operations.init import init_mirror
 from drkit.report.recovery_kit import kit_text
 
 
@@ -72,25 +72,30 @@ def init(
         with_program=with_program,
         offer_passphrase=not run.json,  # a program that reads JSON cannot answer questions
     )
-    if run.json:
-        output.print_json(
-            {
-                "repository": made.repository_id,
-                "url": made.url,
-                "identity_file": str(made.identity_file) if made.identity_file else None,
-                "identity_created": made.identity_created,
-                "recipients_file": str(made.recipients_file),
-                "recipients": made.recipients,
-                "second_home": made.second_home,
-                "recovery_kit": kit_text(made.kit),
-                "kit_file": str(kit) if kit else None,
-                "program": made.program._asdict() if made.program else None,
-                "writers": "single" if made.capabilities.unsafe else "many",
-                "capabilities": asdict(made.capabilities),
-            }
-        )
-        run.end(made.error)
-        return
+    with run.reporting(f"repository {made.repository_id} is created (drkit key kit prints its recovery kit again)"):
+        if run.json:
+            output.print_json(
+                {
+                    "repository": made.repository_id,
+                    "url": made.url,
+                    "identity_file": str(made.identity_file) if made.identity_file else None,
+                    "identity_created": made.identity_created,
+                    "recipients_file": str(made.recipients_file),
+                    "recipients": made.recipients,
+                    "second_home": made.second_home,
+                    "recovery_kit": kit_text(made.kit),
+                    "kit_file": str(kit) if kit else None,
+                    "program": made.program._asdict() if made.program else None,
+                    "writers": "single" if made.capabilities.unsafe else "many",
+                    "capabilities": asdict(made.capabilities),
+                }
+            )
+        else:
+            _print(made, kit)
+    run.end(made.error)
+
+
+def _print(made: InitResult, kit: Path | None) -> None:
     output.print_line(f"created repository {made.repository_id} at {made.url}")
     if made.program is not None:
         output.print_line(f"stored drkit beside it as {made.program.key}")
@@ -100,25 +105,25 @@ def init(
         output.print_line(f"created identity {made.identity_file} (mode 0600)")
     output.print_line("")
     output.print_line(kit_text(made.kit).rstrip())
-    run.end(made.error)
 
 
 def _mirror(run: Run, source: str) -> None:
     made = init_mirror(run.context, source)
     url, repository = made.repository.storage.url, made.repository.id.hex()
-    if run.json:
-        output.print_json(
-            {
-                "repository": repository,
-                "url": url,
-                "mirror_of": made.source,
-                "recipients": [holder.recipient for holder in made.holders],
-                "writers": "single" if made.capabilities.unsafe else "many",
-                "capabilities": asdict(made.capabilities),
-            }
-        )
-        return
-    output.print_line(f"created mirror of repository {repository} at {url}")
-    for holder in made.holders:
-        output.print_line(f"opened by {holder.recipient}" + (f" ({holder.name})" if holder.name else ""))
-    output.print_line("it is empty: drkit copy fills it")
+    with run.reporting(f"mirror {url} is created"):
+        if run.json:
+            output.print_json(
+                {
+                    "repository": repository,
+                    "url": url,
+                    "mirror_of": made.source,
+                    "recipients": [holder.recipient for holder in made.holders],
+                    "writers": "single" if made.capabilities.unsafe else "many",
+                    "capabilities": asdict(made.capabilities),
+                }
+            )
+            return
+        output.print_line(f"created mirror of repository {repository} at {url}")
+        for holder in made.holders:
+            output.print_line(f"opened by {holder.recipient}" + (f" ({holder.name})" if holder.name else ""))
+        output.print_line("it is empty: drkit copy fills it")

@@ -123,12 +123,13 @@ def rewrap(run: Run) -> None:
 
 
 def _print_changed(run: Run, changed: Changed, text: str) -> None:
-    if run.json:
-        fields = asdict(changed)
-        del fields["warnings"]
-        output.print_json({"status": "ok", **fields})
-    elif run.talks:
-        output.print_line(text)
+    with run.reporting(text):
+        if run.json:
+            fields = asdict(changed)
+            del fields["warnings"]
+            output.print_json({"status": "ok", **fields})
+        elif run.talks:
+            output.print_line(text)
 
 
 @app.command("host-key")
@@ -141,11 +142,12 @@ def host_key(
     The file (0600) becomes its meta_key_file. It opens names and sizes of all backups, but no content and no policy.
     """
     keys.host_key(run.context, file)
-    if run.json:
-        output.print_json({"status": "ok", "meta_key_file": str(file)})
-    elif run.talks:
-        output.print_line(f"wrote {file} (mode 0600): name it as meta_key_file, without identity_file")
-        output.note("it opens names and sizes of all backups, but no content and no policy")
+    with run.reporting(f"{file} is written"):
+        if run.json:
+            output.print_json({"status": "ok", "meta_key_file": str(file)})
+        elif run.talks:
+            output.print_line(f"wrote {file} (mode 0600): name it as meta_key_file, without identity_file")
+            output.note("it opens names and sizes of all backups, but no content and no policy")
 
 
 @app.command()
@@ -159,14 +161,15 @@ def prove(
     A piece of data under each key is read too.
     """
     result = keys.prove(run.context, identity)
-    if run.json:
-        output.print_json({"status": "ok", "proven": [_proof_document(each) for each in result.proven]})
-    elif run.talks:
-        for each in result.proven:
-            output.print_line(
-                f"{each.recipient} opens all {each.keys} keys; {counted(each.chunks, 'piece')} of data read back\n"
-                f"recorded as proof {each.proof.number}, sha256 {each.proof.digest}"
-            )
+    with run.reporting(f"{counted(len(result.proven), 'proof')} recorded"):
+        if run.json:
+            output.print_json({"status": "ok", "proven": [_proof_document(each) for each in result.proven]})
+        elif run.talks:
+            for each in result.proven:
+                output.print_line(
+                    f"{each.recipient} opens all {each.keys} keys; {counted(each.chunks, 'piece')} of data read back\n"
+                    f"recorded as proof {each.proof.number}, sha256 {each.proof.digest}"
+                )
 
 
 def _proof_document(proven: Proven) -> dict[str, object]:
@@ -201,12 +204,13 @@ def kit(
     if format_ is None:
         format_ = KitFormat.html if file is not None and file.suffix == ".html" else KitFormat.text
     made = keys.kit(run.context, html=format_ is KitFormat.html, file=file, with_program=with_program)
-    if run.json:
-        written = {"kit_file": str(file)} if file else {"recovery_kit": made.page}
-        program = made.program._asdict() if made.program else None
-        output.print_json({"status": "ok", "format": format_.value, "program": program, **written})
-    elif file is None:
-        output.print_line(made.page.rstrip())
+    with run.reporting(f"the recovery kit is written to {file}" if file else "the recovery kit is made"):
+        if run.json:
+            written = {"kit_file": str(file)} if file else {"recovery_kit": made.page}
+            program = made.program._asdict() if made.program else None
+            output.print_json({"status": "ok", "format": format_.value, "program": program, **written})
+        elif file is None:
+            output.print_line(made.page.rstrip())
 
 
 @app.command()
@@ -221,10 +225,11 @@ def unlock(
     The file has mode 0600. Needs no key.
     """
     identity = keys.unlock(run.context, file, passphrase_file)
-    if run.json:
-        output.print_json({"status": "ok", "identity_file": str(file), "recipient": identity.recipient})
-    elif run.talks:
-        output.print_line(f"wrote the identity {identity.recipient} to {file} (mode 0600)")
+    with run.reporting(f"{file} is written"):
+        if run.json:
+            output.print_json({"status": "ok", "identity_file": str(file), "recipient": identity.recipient})
+        elif run.talks:
+            output.print_line(f"wrote the identity {identity.recipient} to {file} (mode 0600)")
 
 
 @app.command()
@@ -235,7 +240,8 @@ def passphrase(run: Run, passphrase_file: PassphraseFile = None) -> None:
     The identity is kept in the repository.
     """
     kept = keys.passphrase(run.context, passphrase_file)
-    if run.json:
-        output.print_json({"status": "ok", "recipient": kept.recipient, "left": [wrap.key for wrap in kept.left]})
-    elif run.talks:
-        output.print_line(f"the identity {kept.recipient} is kept under the new passphrase")
+    with run.reporting("the new passphrase is set"):
+        if run.json:
+            output.print_json({"status": "ok", "recipient": kept.recipient, "left": [wrap.key for wrap in kept.left]})
+        elif run.talks:
+            output.print_line(f"the identity {kept.recipient} is kept under the new passphrase")

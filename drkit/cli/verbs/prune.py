@@ -43,11 +43,18 @@ def prune(
     options = Options(size(max_repack, "--max-repack"), yes_really, seconds(grace, "--grace"))
     with run.watching() as context:
         pruned = run_prune(context, options, host=host, dry_run=dry_run)
-    if run.json:
-        output.print_json(_document(pruned))
-    elif run.talks:
-        _print(pruned)
+    with run.reporting(_done(pruned)):
+        if run.json:
+            output.print_json(_document(pruned))
+        elif run.talks:
+            _print(pruned)
     run.end(*(pruned.done.damaged if pruned.done else ()))
+
+
+def _done(pruned: PruneResult) -> str:
+    if pruned.done is None:
+        return "nothing is removed: this was a plan"
+    return f"the prune is done, {counted(len(pruned.done.forgotten), 'snapshot')} forgotten"
 
 
 def _document(pruned: PruneResult) -> dict[str, Any]:

@@ -27,15 +27,16 @@ def index(run: Run) -> None:
     cannot be read, are then deleted.
     """
     done = repair_index(run.context)
-    if run.json:
-        errors = [{"object": error.object_name, "problem": error.message} for error in [*done.lying, *done.damaged]]
-        document = {"status": "ok", "packs": done.packs, "chunks": done.chunks, "errors": errors}
-        output.print_json(document | {"deleted": done.deleted, "denied": done.denied})
-    elif run.talks:
-        listed = f"listed {counted(done.packs, 'pack')} with {counted(done.chunks, 'chunk')}"
-        output.print_line(listed if done.packs or done.damaged else "every pack was listed already, as it is")
-        if done.deleted:
-            output.print_line(f"deleted {counted(len(done.deleted), 'index object')}")
+    with run.reporting("the index is repaired"):
+        if run.json:
+            errors = [{"object": error.object_name, "problem": error.message} for error in [*done.lying, *done.damaged]]
+            document = {"status": "ok", "packs": done.packs, "chunks": done.chunks, "errors": errors}
+            output.print_json(document | {"deleted": done.deleted, "denied": done.denied})
+        elif run.talks:
+            listed = f"listed {counted(done.packs, 'pack')} with {counted(done.chunks, 'chunk')}"
+            output.print_line(listed if done.packs or done.damaged else "every pack was listed already, as it is")
+            if done.deleted:
+                output.print_line(f"deleted {counted(len(done.deleted), 'index object')}")
     for error in done.lying:
         output.warn(error.message, hint=error.hint)
     for error in done.damaged:

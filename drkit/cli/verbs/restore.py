@@ -56,7 +56,8 @@ def restore(
         result = restore_target(context, snapshot, kind, name, scope, options, dry_run=dry_run)
     if result.restored is None:
         _print_plan(run, kind, result.plan)
-    else:
+        return
+    with run.reporting(f"{kind} {result.restored.name} is restored and verified"):
         _print_restored(run, kind, result.plan.snapshot.id, result.restored)
 
 

@@ -25,6 +25,7 @@ from drkit.errors import (
     reason,
 )
 from drkit.storage.base import (
+    MARK,
     MAX_OBJECT,
     RESERVED,
     Data,
@@ -42,6 +43,8 @@ from drkit.storage.local import reserve
 from drkit.storage.local.files import (
     file_system_type,
     flock_excludes,
+    is_temp_name,
+    make_directories,
     opened_directory,
     publish,
     remove_if_abandoned,
@@ -221,7 +224,10 @@ class LocalStorage(Storage):
         return StoreInfo(file_system=kind, shared=kind is None or bool(_SHARED.fullmatch(kind)), locks=locks)
 
     def foreign_files(self) -> Iterator[str]:
-        """Yield the paths below the root whose names are no keys, such as `lost+found`: no listing shows them."""
+        """Yield the paths below the root whose names are no keys, such as `lost+found`: no listing shows them.
+
+        With what others keep in `tmp/`.
+        """
         directories = [""]
         while directories:
             directory = directories.pop()
@@ -231,6 +237,10 @@ class LocalStorage(Storage):
                         yield entry.key
                     elif entry.is_directory:
                         directories.append(entry.key)
+        with _explained("list", self.root / RESERVED), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in sorted(os.listdir(self.root / RESERVED)):  # noqa: PTH208  (names alone)
+                if not (is_temp_name(name) or reserve.is_part_name(name)):
+                    yield f"{RESERVED}/{name}"
 
     def permission_problem(self) -> str | None:
         with _explained("read", self.root):
@@ -297,9 +307,12 @@ class LocalStorage(Storage):
                 directory = directory.parent
 
     def _remove_debris(self) -> None:
-        """Remove, once, the temporary files of dead writers, whatever their age: a living writer holds a file lock."""
+        """Remove, once, the temporary files of dead writers, whatever their age: a living writer holds a file lock.
+
+        In a directory that holds no repository nothing is removed.
+        """
         with self._debris_lock:
-            if self._debris_removed:
+            if self._debris_removed or not (self.root / MARK).is_file():
                 return
             with (
                 contextlib.suppress(FileNotFoundError),
@@ -307,8 +320,6 @@ class LocalStorage(Storage):
                 opened_directory(RESERVED, root) as tmp,
             ):
                 for name in os.listdir(tmp):  # noqa: PTH208 (a descriptor, not a path)
-                    if name.startswith(reserve.NAME):
-                        continue
                     with contextlib.suppress(FileNotFoundError):
                         remove_if_abandoned(name, tmp)
             self._debris_removed = True
@@ -361,7 +372,7 @@ def open_directory(path: Path, *, create: bool) -> LocalStorage:
     with _explained("open", root):
         try:
             if create:
-                _make_directories(root)
+                make_directories(root)
             with opened_directory(root):  # readable, and a directory
                 return LocalStorage(root)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -373,14 +384,3 @@ def open_directory(path: Path, *, create: bool) -> LocalStorage:
                 f"no repository at {root}: {reason(error)}",
                 hint="Check the path and that its file system is mounted, or create it with `drkit init`.",
             ) from None
-
-
-def _make_directories(path: Path) -> None:
-    if path.is_dir():
-        return
-    _make_directories(path.parent)
-    with opened_directory(path.parent) as parent:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path.name, 0o700, dir_fd=parent)
-            os.chmod(path.name, 0o700, dir_fd=parent)
-        os.fsync(parent)

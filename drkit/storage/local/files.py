@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import mmap
 import os
 import secrets
@@ -37,10 +38,32 @@ def opened_directory(path: Path | str, parent: int | None = None, *, create: boo
         os.close(descriptor)
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it that are missing, durably, with mode 0700 whatever the umask."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    with opened_directory(path.parent) as parent:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=parent)
+            os.chmod(path.name, 0o700, dir_fd=parent)
+        os.fsync(parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make what was created, renamed and removed in a directory durable."""
     with opened_directory(path) as descriptor:
         os.fsync(descriptor)
+
+
+def _temp_name(token: str) -> str:
+    """Return a name that nobody else comes upon: of what looks random it proves that we made it."""
+    return f"{token}-{hashlib.sha256(f'drkit unfinished {token}'.encode()).hexdigest()[:16]}"
+
+
+def is_temp_name(name: str) -> bool:
+    """Whether `temp_file` made this name."""
+    return name == _temp_name(name.partition("-")[0])
 
 
 @contextlib.contextmanager
@@ -63,7 +86,7 @@ def temp_file(directory: int) -> Iterator[tuple[str, int]]:
 
 def _create_flocked(directory: int) -> tuple[str, int]:
     while True:
-        name = secrets.token_hex(16)
+        name = _temp_name(secrets.token_hex(16))
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +101,12 @@ def _create_flocked(directory: int) -> tuple[str, int]:
 
 
 def remove_if_abandoned(name: str, directory: int) -> None:
-    """Remove a temporary file, however old or young, if its writer is dead. Raises FileNotFoundError if it is gone."""
+    """Remove a temporary file, however old or young, if its writer is dead. Raises FileNotFoundError if it is gone.
+
+    Whatever `temp_file` did not make stays.
+    """
+    if not is_temp_name(name):
+        return
     if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         return  # not one of ours
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from drkit.storage.base import RESERVED
 from drkit.storage.local.files import opened_directory
 
 NAME = "reserve"
-"""How the names of the reserve's files in `tmp/` start, which tells them from unfinished writes."""
 PARTS = 16
 """Files, so that inodes are set aside as well."""
 PART_SIZE = 1024 * 1024
@@ -42,8 +42,25 @@ def _make_part(name: str, directory: int) -> None:
 
 
 def remove_reserve(root: Path) -> None:
-    for name in _names():
-        (root / RESERVED / name).unlink(missing_ok=True)
+    """Remove the parts. A file of such a name that holds anything is not one of them, and stays."""
+    with opened_directory(root) as parent, opened_directory(RESERVED, parent, create=True) as tmp:
+        for name in _names():
+            with contextlib.suppress(FileNotFoundError):
+                if _is_part(name, tmp):
+                    os.unlink(name, dir_fd=tmp)
+
+
+def _is_part(name: str, directory: int) -> bool:
+    """Whether it is a file of zeros alone, of the size of a part. Raises FileNotFoundError if there is none."""
+    if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        return False
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(PART_SIZE + 1) == bytes(PART_SIZE)
+
+
+def is_part_name(name: str) -> bool:
+    return name in _names()
 
 
 def _names() -> list[str]:

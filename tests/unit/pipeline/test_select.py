@@ -169,7 +169,7 @@ def test_patterns_worth_a_thought(volume: tuple[GitVolume, list[tuple[bytes, boo
     assert matched(patterns, tree) == git.ignored(patterns, [path for path, _ in tree])
 
 
-@pytest.mark.parametrize("pattern", ["!", "a**b/\\"])
+@pytest.mark.parametrize("pattern", ["!", "a**b/\\", "[z-a]", "a/[9-0]/", "x["])
 def test_an_invalid_pattern_is_an_error(pattern: str) -> None:
     with pytest.raises(UsageError, match="invalid pattern"):
         Patterns([pattern])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -745,3 +746,28 @@ def test_a_mirror_may_have_the_bucket_name_of_the_repository_at_another_provider
     assert load(textwrap.dedent(text), tmp_path).mirror is not None
     same = textwrap.dedent(text).replace("two.example", "one.example")
     assert any("is the repository itself" in line for line in problems(same, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("[z-a]", "cannot be read: bad character range z-a"),
+        ("!logs/[9-0].txt", "cannot be read: bad character range 9-0"),
+        ("cache/[é-à]/", "cannot be read: bad character range \\xe9-\\xe0"),
+        ("a[", "a [ is not closed"),
+        ("[]", "a [ is not closed"),
+        ("a\\", "ends in the middle of an escape"),
+        ("!", ""),
+        ("/", ""),
+    ],
+)
+def test_what_is_not_a_pattern_is_named_with_its_line(pattern: str, why: str, tmp_path: Path) -> None:
+    said = problem(f"{VALID}      exclude: ['*.tmp', {json.dumps(pattern)}]\n", tmp_path)
+    assert said.startswith("policy.yaml:10: protect.volumes[0].exclude[1]: found ")
+    assert said.endswith("; expected a pattern in .gitignore syntax such as '*.tmp' or 'cache/**'")
+    assert why in said
+
+
+def test_a_pattern_that_a_later_python_may_read_otherwise_is_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    assert parse_policy(f"{VALID}      exclude: ['[[a]*', 'x[a||b]']\n", Path("policy.yaml"))
+    assert capfd.readouterr().err == ""
