@@ -151,14 +151,15 @@ def overlaps_of_policy(policy: Policy) -> Iterator[Overlap]:
             continue
         path = local_path(place.url)
         found = _DATA.search(str(path.resolve()))
-        for entry in policy.protect.volumes if found else ():
+        # As in a plan, names come before patterns, with their exclude patterns.
+        for entry in sorted(policy.protect.volumes, key=lambda entry: entry.name is None) if found else ():
             assert found is not None  # else there is no entry
             name, below = found[1], (found[2] or "").encode("utf-8", "surrogateescape")
             if entry.name != name and not (entry.match and fnmatch.fnmatchcase(name, entry.match)):
                 continue
             if not (below and _covered(entry.exclude, below)):
                 yield Overlap(Ours(what, path), name, below)
-            break  # names come before patterns in a plan, and so do their exclude patterns
+            break
 
 
 def stores(context: Context) -> Iterator[Ours]:
