@@ -6,6 +6,7 @@ Where each is used, an option of the command line wins over it, and it wins over
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -63,3 +64,13 @@ def directory_from(environ: Mapping[str, str], name: str, *, of_systemd: str = "
     if why is not None:
         raise UsageError(f"{name} is {value!a}: {why}", hint=f"Set {name} to the full path of a directory.")
     return Path(value)
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """Return $DRKIT_CACHE_DIR, $CACHE_DIRECTORY, or the usual place. Raises UsageError for a relative one."""
+    named = directory_from(environ, "DRKIT_CACHE_DIR", of_systemd="CACHE_DIRECTORY")
+    if named is not None:
+        return named
+    if os.geteuid() == 0:
+        return Path("/var/cache/drkit")
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "drkit")

@@ -13,7 +13,7 @@ from drkit.errors import AccessDenied, UsageError, reason
 from drkit.events import LOGGED, Events
 from drkit.repository.keys.identity import parse_recipients
 from drkit.repository.repository import Repository
-from drkit.settings import directory_from
+from drkit.settings import cache_directory
 from drkit.storage import Storage, is_s3, open_storage
 from drkit.storage.cached import CachedStorage
 
@@ -36,16 +36,6 @@ def cache_file(access: Access, environ: Mapping[str, str] = os.environ) -> Path:
     """Where copies of objects may be kept: see `cache_directory`."""
     name = hashlib.sha256(access.place.encode()).hexdigest()
     return cache_directory(environ) / f"{name[:16]}.sqlite"
-
-
-def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return $DRKIT_CACHE_DIR, $CACHE_DIRECTORY, or the usual place. Raises UsageError for a relative one."""
-    named = directory_from(environ, "DRKIT_CACHE_DIR", of_systemd="CACHE_DIRECTORY")
-    if named is not None:
-        return named
-    if os.geteuid() == 0:
-        return Path("/var/cache/drkit")
-    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "drkit")
 
 
 def open_repository(

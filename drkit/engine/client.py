@@ -67,9 +67,11 @@ class Engine:
     `EngineError` when the engine refuses and `EngineUnavailable` when it does not answer.
     """
 
-    def __init__(self, api: docker.APIClient, url: str, events: Events = LOGGED) -> None:
+    def __init__(self, api: docker.APIClient, url: str, events: Events = LOGGED, *, is_local: bool = True) -> None:
+        """`is_local`: it is reached through a socket of this host, so it sees the same directories, or none of ours."""
         self._api = api
         self.url = url
+        self.is_local = is_local
         self.events = events
         # Whether helpers see a directory of this host: unknown until a helper has started (see helper/launch.py).
         self.shares_directory: bool | None = None
@@ -99,7 +101,7 @@ class Engine:
                 raise explain(error, "docker engine") from error
         # docker-py adds these only to requests of its own methods.
         api.headers.update(address.headers)
-        return cls(api, address.url, events)
+        return cls(api, address.url, events, is_local=address.is_local)
 
     def close(self) -> None:
         """Wait for work in the background, then disconnect."""

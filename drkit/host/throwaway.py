@@ -6,6 +6,7 @@ from pathlib import Path
 
 from drkit.host.mounts import parse_mounts
 from drkit.host.name import inside_container
+from drkit.storage.local.files import IN_MEMORY
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -18,7 +19,7 @@ def is_throwaway(directory: Path) -> bool:
 def _is_on_root_or_tmpfs(directory: Path, mounts: Path) -> bool:
     there = next(path for path in [directory, *directory.absolute().parents] if path.exists())
     device = there.stat().st_dev
-    return device == Path("/").stat().st_dev or _file_system(device, mounts) in ("tmpfs", "ramfs")
+    return device == Path("/").stat().st_dev or _file_system(device, mounts) in IN_MEMORY
 
 
 def _file_system(device: int, mounts: Path) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from drkit.errors import CaptureFailed, DrkitError, PartialFailure
 from drkit.events import Warned
+from drkit.operations.apart import require_apart
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.names import new_run_id
@@ -48,9 +49,14 @@ class BackupResult:
 
 
 def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
-    """Return the policy's targets with these names, or all without names. Raises UsageError for an unknown name."""
+    """Return the policy's targets with these names, or all without names.
+
+    Raises UsageError for an unknown name, and what `require_apart` raises.
+    """
     context.connect_ahead()
-    return choose(plan_targets(context.required_policy, context.engine), names)
+    planned = choose(plan_targets(context.required_policy, context.engine), names)
+    require_apart(context, planned)
+    return planned
 
 
 def backup(context: Context, names: Sequence[str] = (), *, accept_repository: str | None = None) -> BackupResult:

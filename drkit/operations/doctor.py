@@ -18,6 +18,7 @@ from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, StorageUnavailable, counted, reason
 from drkit.events import Warned
+from drkit.operations.apart import overlaps, passing, stores
 from drkit.operations.context import Context
 from drkit.operations.recipients import addition_hint, compared
 from drkit.operations.remembered import remembered
@@ -26,6 +27,7 @@ from drkit.repository.format.snapshot import outline
 from drkit.repository.repository import CONFIG, Repository
 from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
+from drkit.targets import plan_targets
 
 SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
@@ -81,6 +83,7 @@ def diagnose(context: Context) -> Diagnosis:
             *_tried("storage", lambda: _storage(context, found)),
             *_tried("repository", lambda: _repository(context, found)),
             *_tried("engine", lambda: _engine(context.engine)),
+            *_tried("places", lambda: _places(context)),
             *_tried("helper", lambda: _helper(context.engine, image)),
         ],
         context.warnings,
@@ -234,6 +237,24 @@ def _holders(context: Context, repository: Repository) -> Iterator[Finding]:
         raise found.loss
     if found.addition is not None:
         yield _warning("repository", found.addition, addition_hint(found))
+
+
+def _places(context: Context) -> Iterator[Finding]:
+    """Whether what drkit writes lies apart from what it protects."""
+    if context.policy is None:
+        return
+    for ours in stores(context):
+        problem = passing(ours.path)
+        if problem is not None:
+            yield _warning("places", problem.message(ours), "Keep it on a disk, best on another one than the data.")
+    if not context.engine.is_local:
+        yield _ok("places", "the engine is not reached through a socket of this host: directories are not compared")
+        return
+    found = list(overlaps(context, plan_targets(context.policy, context.engine)))
+    for each in found:
+        yield _failed("places", each.error)
+    if not found:
+        yield _ok("places", "no protected volume holds the repository, or anything else that drkit writes")
 
 
 def _engine(engine: Engine) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ class FakeEngine:
     """`files` are the directories of volumes; one without makes its helper fail with what is in `refusals`."""
 
     url = "fake:"
+    is_local = True
 
     def __init__(self, now: datetime) -> None:
         self.now = now

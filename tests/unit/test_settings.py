@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from drkit.access.opening import cache_directory
 from drkit.errors import UsageError
 from drkit.host.state import state_directory
-from drkit.settings import VARIABLES, directory_from, unknown_variables
+from drkit.settings import VARIABLES, cache_directory, directory_from, unknown_variables
 
 
 @pytest.mark.parametrize(
