@@ -7,8 +7,10 @@ that callers act on are in results; a warning is both, since `Collected` keeps i
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Lock, Timer
 from typing import Protocol
 
 
@@ -80,3 +82,15 @@ class Collected:
 
     def progress(self, task: str, count: int) -> None:
         self.to.progress(task, count)
+
+
+@contextmanager
+def noted_if_slow(events: Events, message: str, seconds: float = 3.0) -> Iterator[None]:
+    """Note what is waited for, once the block has taken that long."""
+    timer = Timer(seconds, events.note, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

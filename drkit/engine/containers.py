@@ -10,9 +10,14 @@ from drkit.engine.client import Document, Engine, EngineError, filters
 from drkit.engine.names import check_name
 
 
-def find(engine: Engine, labels: Iterable[str] = (), *, stopped: bool = True) -> list[Document]:
-    """All containers that carry every one of `labels` ("key" or "key=value"); `stopped` ones too."""
-    params = {"all": int(stopped), **filters(label=labels)}
+def find(
+    engine: Engine, labels: Iterable[str] = (), *, stopped: bool = True, status: Iterable[str] = ()
+) -> list[Document]:
+    """All containers that carry every one of `labels` ("key" or "key=value"); `stopped` ones too.
+
+    `status` restricts them to those in one of these states, such as "created".
+    """
+    params = {"all": int(stopped), **filters(label=labels, status=status)}
     return list(engine.get("list of containers", "/containers/json", params=params))
 
 
@@ -71,6 +76,18 @@ def ran_out_of_memory(engine: Engine, container: str) -> bool:
     params = {"since": "1", "until": until, **filters(container=[container], event=["oom"])}
     with engine.stream(_named(container), "GET", "/events", params=params, silence=60) as answer:
         return any(line.strip() for line in answer.iter_lines())
+
+
+def users_of_volume(engine: Engine, volume: str, mountpoint: str) -> list[str]:
+    """The names of the containers, stopped ones too, that mount a volume, or what is at its place on the host."""
+    return sorted(
+        container["Names"][0].removeprefix("/") if container.get("Names") else container["Id"][:12]
+        for container in find(engine)
+        if any(
+            mount.get("Name") == volume or (mountpoint and f"{mount.get('Source')}/".startswith(f"{mountpoint}/"))
+            for mount in container.get("Mounts") or []
+        )
+    )
 
 
 def _named(container: str) -> str:

@@ -110,7 +110,7 @@ def _without_secrets(value: str) -> str:
 def require_absent(engine: Engine, name: str, *, unless_restore: str | None = None) -> None:
     """Raise DrkitError when the volume exists, unless the restore with the id `unless_restore` created it."""
     there = inspect(engine, name)
-    if there is not None and (unless_restore is None or not _created_by(unless_restore, there)):
+    if there is not None and (unless_restore is None or not is_restored(there, unless_restore)):
         raise _exists(name)
 
 
@@ -135,15 +135,20 @@ def create_restored(
         plan = VolumePlan(plan.driver, {}, (*plan.dropped, dropped))
         create(engine, name, plan.driver, plan.options, labels)
     created = inspect(engine, name)
-    if created is None or not _created_by(restore_id, created):
+    if created is None or not is_restored(created, restore_id):
         raise _exists(name)
     return RestoredVolume(name, plan)
+
+
+def is_restored(volume: Document, restore_id: str) -> bool:
+    """Whether a volume's inspect document says that the restore of this id created it."""
+    return (volume.get("Labels") or {}).get(LABEL_RESTORE) == restore_id
 
 
 def remove_restored(engine: Engine, name: str, restore_id: str) -> bool:
     """Remove a volume that `create_restored` created with this id; leave any other alone. False when it was left."""
     there = inspect(engine, name)
-    return there is not None and _created_by(restore_id, there) and remove(engine, name)
+    return there is not None and is_restored(there, restore_id) and remove(engine, name)
 
 
 def _on_this_engine(engine: Engine, plan: VolumePlan) -> VolumePlan:
@@ -152,10 +157,6 @@ def _on_this_engine(engine: Engine, plan: VolumePlan) -> VolumePlan:
     if plan.driver in known:
         return plan
     return VolumePlan("local", {}, (*plan.dropped, f"driver {plan.driver}: this engine does not have it"))
-
-
-def _created_by(restore_id: str, volume: Document) -> bool:
-    return (volume.get("Labels") or {}).get(LABEL_RESTORE) == restore_id
 
 
 def _exists(name: str) -> DrkitError:

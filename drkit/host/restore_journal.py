@@ -6,17 +6,38 @@ A volume's labels cannot be changed later, so they cannot say whether its restor
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drkit.errors import DrkitError, reason
 from drkit.storage.local.files import make_directories, sync_directory
 
+_MAX_NOTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class RestoreNote:
+    """A restore, as far as a later run needs it to tell what is this restore's in the volume.
+
+    `snapshot` is empty in a note of an earlier version, and so is all but the id.
+    """
+
+    restore_id: str
+    helper: str = ""
+    """The id of the image of its helpers."""
+    snapshot: str = ""
+    target: str = ""
+    paths: tuple[str, ...] = ()
+    """The patterns that chose what to restore; none for everything."""
+
 
 class RestoreJournal:
-    """One file per volume with the id of the restore, from before the volume is created until it is verified.
+    """One file per volume that describes the restore, from before the volume is created until it is verified.
 
     A running restore holds its file by `flock`: a file that nobody holds was left by an interrupted restore.
     """
@@ -25,15 +46,15 @@ class RestoreJournal:
         self._directory = directory
         self._held: dict[str, int] = {}
 
-    def begin(self, volume: str, restore_id: str) -> None:
+    def begin(self, volume: str, note: RestoreNote) -> None:
         """Note a restore, durably. Raises DrkitError for one that runs, and when the directory cannot be written."""
         with self._explained("write", volume):
             make_directories(self._directory.absolute())
-            descriptor = os.open(self._directory / volume, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._directory / volume, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 _hold(descriptor, volume)
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, restore_id.encode("ascii"))
+                os.write(descriptor, json.dumps(asdict(note)).encode("ascii"))
                 os.fsync(descriptor)
                 sync_directory(self._directory)
             except BaseException:
@@ -41,13 +62,13 @@ class RestoreJournal:
                 raise
         self._held[volume] = descriptor
 
-    def unfinished(self, volume: str) -> str | None:
-        """Return the id of an interrupted restore into `volume`, if any. Raises DrkitError for one that runs."""
+    def unfinished(self, volume: str) -> RestoreNote | None:
+        """Return the note of an interrupted restore into `volume`, if any. Raises DrkitError for one that runs."""
         with self._explained("read", volume), suppress(FileNotFoundError):
             descriptor = os.open(self._directory / volume, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 _hold(descriptor, volume)
-                return os.read(descriptor, 64).decode("ascii", "replace") or None
+                return _read(os.read(descriptor, _MAX_NOTE))
             finally:
                 os.close(descriptor)
         return None
@@ -68,6 +89,18 @@ class RestoreJournal:
                 f"cannot {action} {self._directory / volume}: {reason(error)}",
                 hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
             ) from error
+
+
+def _read(data: bytes) -> RestoreNote | None:
+    """Return None for what was not written to its end: no volume was created then."""
+    text = data.decode("ascii", "replace")
+    if re.fullmatch(r"[0-9a-f]{16}", text):
+        return RestoreNote(text)
+    try:
+        note = RestoreNote(**json.loads(text))
+        return RestoreNote(note.restore_id, note.helper, note.snapshot, note.target, tuple(note.paths))
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _hold(descriptor: int, volume: str) -> None:

@@ -35,6 +35,10 @@ class _Unpaired(IntegrityError):
     """The members that came back are not those that were written."""
 
 
+class NotEmpty(DrkitError):
+    """What was to be written into holds something. Nothing was written. The message is the path of it."""
+
+
 @dataclass(frozen=True)
 class Restore:
     """What writing one target and verifying it share.
@@ -86,14 +90,17 @@ def _renamed_member(reader: ChunkReader, item: Selected) -> Iterator[bytes | mem
 def extracted(restore: Restore) -> Iterator[None]:
     """Write the selected members. Inside they can be read back; on leaving they are on disk.
 
-    Raises DrkitError for anything that tar complains about.
+    Raises NotEmpty, before anything is written, and DrkitError for anything that tar complains about.
     """
     with restore.start_extract() as process:
+        said = _said(process)
+        if said.startswith(b"holds "):
+            raise NotEmpty(display_path(member_path(said.removeprefix(b"holds "))))
         for piece in raw_stream(restore.reader, restore.selected()):
             process.write(piece)
             restore.events.progress(restore.what, len(piece))
         process.close_stdin()
-        if not _tar_ended_well(process):
+        if _said(process) != b"end 0":
             end = process.finish()
             _check_extraction(restore, end)
             raise DrkitError(f"{restore.what}: tar did not end: {end.describe()}", hint="Run the restore again.")
@@ -101,11 +108,14 @@ def extracted(restore: Restore) -> Iterator[None]:
         _check_extraction(restore, process.finish())
 
 
-def _tar_ended_well(process: HelperProcess) -> bool:
-    said, buffer = b"", memoryview(bytearray(64))
-    while not said.endswith(b"\0") and (count := process.readinto(buffer)):
-        said += buffer[:count]
-    return said == b"end 0\0"
+def _said(process: HelperProcess) -> bytes:
+    """Read what the helper says up to a NUL, byte by byte: more may follow at once. Empty if it ends before that."""
+    said, buffer = b"", memoryview(bytearray(1))
+    while process.readinto(buffer):
+        if buffer[0] == 0:
+            return said
+        said += buffer
+    return b""
 
 
 def _check_extraction(restore: Restore, end: HelperExit) -> None:
@@ -134,6 +144,7 @@ def _verify(restore: Restore, process: HelperProcess) -> tuple[int, int]:
     count = 0
     with process:
         scan = restore.scan(process)
+        _pass_over_lost_and_found(restore, scan)
         try:
             with requested(process, scan.paths()) as readinto:
                 watching = watched(readinto, partial(restore.events.progress, restore.what))
@@ -149,6 +160,13 @@ def _verify(restore: Restore, process: HelperProcess) -> tuple[int, int]:
     if mismatched:
         _compare_meaning(restore, mismatched)
     return count, stream.bytes_read
+
+
+def _pass_over_lost_and_found(restore: Restore, scan: Scan) -> None:
+    """Leave out the directory that a fresh file system holds, unless the snapshot has one too."""
+    made = [record for record in scan.records if record.startswith(b"lost+found\0d")]
+    if made and not any(item.path == b"lost+found" for item in restore.selected()):
+        scan.records.remove(made[0])
 
 
 def _paired(

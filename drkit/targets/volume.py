@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from drkit.engine import volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
-from drkit.engine.helper.launch import remove_helpers
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
 from drkit.errors import CaptureFailed, DrkitError, IntegrityError, counted
+from drkit.host.restore_journal import RestoreNote
+from drkit.host.undisturbed import undisturbed
 from drkit.policy import Policy
 from drkit.repository.format.fields import Check, a_name, an_object, any_text, build, optional
 from drkit.repository.format.kinds import Kind
@@ -136,7 +137,7 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
     """Plan to create a new volume. Raises DrkitError if the volume exists, and if no path matches."""
     name = options.to or target.name
     unfinished = restoring.journal.unfinished(name)
-    volumes.require_absent(restoring.engine, name, unless_restore=unfinished)
+    volumes.require_absent(restoring.engine, name, unless_restore=unfinished.restore_id if unfinished else None)
     selection = _selected(restoring, target, options) if options.paths else None
     files = target.files if selection is None else len(selection.paths)
     if not files and options.paths:
@@ -160,7 +161,8 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
         )
     if unfinished is not None:
         notes.append(
-            f"an earlier restore into {name} was interrupted: what it wrote is removed and the restore starts again"
+            f"an earlier restore into {name} was interrupted: what it wrote is removed, unless something else was "
+            "written there since, and the restore starts again"
         )
     return RestorePlan(snapshot, target, options, name, files, details, tuple(notes), selection)
 
@@ -179,9 +181,12 @@ def _selected(restoring: Restoring, target: Target, options: RestoreOptions) -> 
 
 
 def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
-    """Create the volume, write into it, verify it. On any failure the volume is removed again."""
+    """Create the volume, write into it, verify it. On any failure the volume is removed again, if nothing else uses it.
+
+    A volume that turns out to hold something is left as it is.
+    """
     # Deferred: see base.py.
-    from drkit.pipeline.extract import Restore, extracted, verifier
+    from drkit.pipeline.extract import NotEmpty, Restore, extracted, verifier
     from drkit.repository.holders.custody import require_identity
     from drkit.repository.reader import ChunkReader
 
@@ -193,7 +198,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     helper = _restore_helper(restoring, plan.snapshot, run_id=restore_id)
     unfinished = journal.unfinished(plan.name)
     if unfinished is not None:
-        _remove(engine, plan.name, unfinished)
+        _remove_earlier(restoring, helper, plan, unfinished)
     started = time.monotonic()
     with ChunkReader(repository) as reader:
         process: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": plan.target.trusted_xattrs}
@@ -208,7 +213,10 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
             plan.selection,
             restoring.events,
         )
-        journal.begin(plan.name, restore_id)
+        journaled = RestoreNote(
+            restore_id, helper.image_id, plan.snapshot.id, plan.target.name, tuple(plan.options.paths)
+        )
+        journal.begin(plan.name, journaled)
         try:
             made = volumes.create_restored(
                 engine, plan.name, asdict(original), restore_id=restore_id, same_device=plan.options.same_device
@@ -219,8 +227,16 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
             with verifier(work) as verify, extracted(work):
                 written = time.monotonic()
                 files, size = verify()
+        except NotEmpty as error:
+            journal.end(plan.name)
+            raise DrkitError(
+                f"volume {plan.name} holds {error.message}, although it is new: its driver gives existing data. "
+                "Nothing is written, and the volume is left, since to remove it may remove what it holds",
+                hint=f"See what it is: docker volume inspect {plan.name}. Restore beside it: --to-volume NAME.",
+            ) from error
         except BaseException:
-            _undo(restoring, plan.name, restore_id)
+            with undisturbed():
+                _undo(restoring, helper, plan, journaled)
             raise
         journal.end(plan.name)
     ended = time.monotonic()
@@ -228,21 +244,36 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     return Restored(plan.name, files, size, round(ended - started, 3), phases)
 
 
-def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:
+def _undo(restoring: Restoring, helper: HelperImage, plan: RestorePlan, note: RestoreNote) -> None:
     """Remove a volume that is not verified. If that fails, the journal tells the next run."""
+    # Deferred: see base.py.
+    from drkit.targets.unfinished import remove_unfinished
+
     try:
-        _remove(restoring.engine, volume, restore_id)
+        remove_unfinished(restoring, helper, plan.name, note, plan.target)
     except DrkitError as error:
         restoring.events.warn(
-            f"volume {volume}: not verified, and not removed: {error.message}", hint="Run the restore again."
+            f"not verified, and not removed: {error.message}",
+            hint=error.hint or "Run the restore again.",
         )
     else:
-        restoring.journal.end(volume)
+        restoring.journal.end(plan.name)
 
 
-def _remove(engine: Engine, volume: str, restore_id: str) -> None:
-    remove_helpers(engine, restore_id)
-    volumes.remove_restored(engine, volume, restore_id=restore_id)
+def _remove_earlier(restoring: Restoring, helper: HelperImage, plan: RestorePlan, note: RestoreNote) -> None:
+    """Remove what an interrupted restore into this volume left. Raises LeftAlone where somebody uses it since."""
+    # Deferred: see base.py.
+    from drkit.catalog.find import readable_snapshots
+    from drkit.targets.unfinished import remove_unfinished
+
+    snapshots, _ = readable_snapshots(restoring.repository)
+    written = [
+        target
+        for snapshot in snapshots
+        for target in snapshot.targets
+        if (snapshot.id, target.kind, target.name) == (note.snapshot, Kind.VOLUME, note.target)
+    ]
+    remove_unfinished(restoring, helper, plan.name, note, written[0] if written else None)
 
 
 def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) -> HelperImage:

@@ -1,6 +1,6 @@
 """The directory with three FIFOs through which a helper container and drkit talk.
 
-    <base>/drkit-exchange-XXXX/     0700: closed to every other user of this host
+    <base>/drkit-exchange-XXXX/     0700: closed to every other user of this host; held by flock while its drkit lives
         x/                          0711: the helper mounts this, and its root may be mapped to any id
             in  out  err            0666, for the same reason
 
@@ -12,10 +12,15 @@ DRKIT_EXCHANGE_VOLUME is mounted. Only a helper that writes into `out` proves th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +40,9 @@ class Fifos:
     """One such directory. It exists until `remove`, or until a later drkit finds that this process has died."""
 
     def __init__(self) -> None:
-        self._volume = os.environ.get("DRKIT_EXCHANGE_VOLUME", "")
-        configured = directory_from(os.environ, "DRKIT_EXCHANGE_DIR")
-        if bool(self._volume) != bool(configured):
-            raise UsageError(
-                "DRKIT_EXCHANGE_DIR and DRKIT_EXCHANGE_VOLUME: one is set without the other",
-                hint="Set both: the directory in drkit's container, and the name of the volume mounted there.",
-            )
-        if self._volume:
-            check_name("volume", self._volume)
-        base = configured or _default_base()
+        self._volume, bases = _place()
+        self._root, self._hold = _create_held(bases)
         try:
-            _remove_orphans(base)
-            self._root, self._hold = _create_held(base)
             self.directory = self._root / "x"
             self.directory.mkdir()
             self.directory.chmod(0o711)
@@ -55,10 +50,8 @@ class Fifos:
                 os.mkfifo(self.directory / name)
                 (self.directory / name).chmod(0o666)  # mkfifo obeys the umask
         except OSError as error:
-            raise DrkitError(
-                f"exchange directory {base}: {reason(error)}",
-                hint="Set TMPDIR to a directory that drkit may write to.",
-            ) from error
+            self.remove()
+            raise _unusable(self._root, error) from error
 
     def mount(self) -> dict[str, Any]:
         """The helper's mount, in the engine's terms."""
@@ -70,6 +63,11 @@ class Fifos:
                 "VolumeOptions": {"NoCopy": True},
             }
         return {"Type": "bind", "Source": str(self.directory), "Target": MOUNT_POINT}
+
+    @property
+    def name(self) -> str:
+        """Its name: no other directory gets it, on whatever host."""
+        return self._root.name
 
     def path_in_helper(self) -> str:
         return f"{MOUNT_POINT}/{self._root.name}/x" if self._volume else MOUNT_POINT
@@ -87,20 +85,53 @@ class Fifos:
         os.close(self._hold)
 
 
-def _default_base() -> Path:
-    """/run/drkit for root: unlike /tmp, the engine shares it even under systemd's PrivateTmp."""
+def _place() -> tuple[str, list[Path]]:
+    """Return the volume, if one is set, and the directories below which ours may be, the best first."""
+    volume = os.environ.get("DRKIT_EXCHANGE_VOLUME", "")
+    configured = directory_from(os.environ, "DRKIT_EXCHANGE_DIR")
+    if bool(volume) != bool(configured):
+        raise UsageError(
+            "DRKIT_EXCHANGE_DIR and DRKIT_EXCHANGE_VOLUME: one is set without the other",
+            hint="Set both: the directory in drkit's container, and the name of the volume mounted there.",
+        )
+    if volume:
+        check_name("volume", volume)
+    return volume, [configured] if configured else _bases()
+
+
+def _bases() -> list[Path]:
+    """systemd's $RUNTIME_DIRECTORY, then /run/drkit for root: unlike /tmp, the engine shares them under PrivateTmp."""
+    bases = [Path(path) for path in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if path]
     if os.geteuid() == 0:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # read-only under ProtectSystem=strict
             _OWN_BASE.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(OSError):
             if _OWN_BASE.stat().st_uid == 0:
-                return _OWN_BASE
-    return Path(tempfile.gettempdir())
+                bases.append(_OWN_BASE)
+    with contextlib.suppress(OSError):
+        bases.append(Path(tempfile.gettempdir()))
+    return bases
 
 
-def _create_held(base: Path) -> tuple[Path, int]:
-    """Create a directory, 0700, and hold it with flock while this process lives; return it and the descriptor."""
+def _create_held(bases: list[Path]) -> tuple[Path, int]:
+    """Create a directory, 0700, and hold it with flock while this process lives; return it and the descriptor.
+
+    It is below the first base where that works: a directory that exists may still be on a read-only mount.
+    """
+    failure, failed = OSError(errno.ENOENT, os.strerror(errno.ENOENT)), Path(os.devnull)
+    for base in bases:
+        try:
+            return _create_held_below(base)
+        except OSError as error:
+            failure, failed = error, base
+    raise _unusable(failed, failure) from failure
+
+
+def _create_held_below(base: Path) -> tuple[Path, int]:
     while True:
-        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        root = base / f"{_PREFIX}{secrets.token_hex(12)}"
+        root.mkdir(mode=0o700)
+        root.chmod(0o700)
         try:
             hold = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:  # another drkit took it for an orphan
@@ -111,18 +142,44 @@ def _create_held(base: Path) -> tuple[Path, int]:
         os.close(hold)
 
 
-def _remove_orphans(base: Path) -> None:
-    """Remove what a killed drkit left: directories of this user that no process holds."""
-    for root in base.glob(_PREFIX + "*"):
-        try:
-            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # another user's, or already gone
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _unusable(directory: Path, error: OSError) -> DrkitError:
+    return DrkitError(
+        f"exchange directory {directory}: {reason(error)}", hint="Set TMPDIR to a directory that drkit may write to."
+    )
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """What a drkit that has died left: its directory, of which we have proof since the kernel gave us its flock."""
+
+    root: Path
+    volume: str
+
+    def is_mounted_by(self, container: Mapping[str, Any]) -> bool:
+        """Whether a container, as the engine lists it, was made to talk through this directory."""
+        mounts = [mount for mount in container.get("Mounts") or [] if mount.get("Destination") == MOUNT_POINT]
+        wanted = ("Name", self.volume) if self.volume else ("Source", str(self.root / "x"))
+        return any(mount.get(wanted[0]) == wanted[1] for mount in mounts)
+
+
+@contextmanager
+def orphans() -> Iterator[dict[str, Orphan]]:
+    """Yield what killed processes of this user left on this host, by name; it goes when the block ends well."""
+    volume, bases = _place()
+    with ExitStack() as held:
+        found = {}
+        for root in [root for base in bases for root in base.glob(_PREFIX + "*")]:
+            try:
+                fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:  # another user's, or already gone
+                continue
+            held.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # its process lives
+                continue
             if os.fstat(fd).st_uid == os.geteuid():
-                shutil.rmtree(root, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(fd)
+                found[root.name] = Orphan(root, volume)
+        yield found
+        for orphan in found.values():
+            shutil.rmtree(orphan.root, ignore_errors=True)

@@ -13,14 +13,18 @@ from typing import Any, Literal
 
 from drkit.engine import containers, volumes
 from drkit.engine.client import Document, Engine, EngineError
-from drkit.engine.helper.fifos import Fifos
+from drkit.engine.helper.fifos import Fifos, orphans
 from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
-from drkit.engine.labels import LABEL_HELPER
+from drkit.engine.labels import LABEL_EXCHANGE, LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError
 
 Transport = Literal["auto", "fifo", "attach"]
 
 VOLUME_MOUNT = "/volume"
+
+_NOT_RUNNING = ("created", "exited", "dead")
+_STARTED_BY_THEN = 600.0
+"""Seconds. A helper is started as soon as it is created; each request in between may take a minute."""
 
 _READ_CAPABILITIES = ["DAC_READ_SEARCH"]
 _WRITE_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"]
@@ -48,6 +52,9 @@ def start_helper(
     `readonly` mounts the volume read-only and grants the capabilities to read it; its errors are CaptureFailed, those
     of a writing helper DrkitError. The volume must exist. `exit_seconds` limits how long `finish` waits.
     """
+    if not engine.dead_helpers_removed:
+        engine.dead_helpers_removed = True
+        _remove_dead_helpers(engine, image_id)
     if volume is not None and volumes.inspect(engine, volume) is None:
         raise (CaptureFailed if readonly else DrkitError)(
             f"volume {volume}: no such volume", hint="List the volumes there are: docker volume ls."
@@ -96,10 +103,15 @@ class _Task:
     error: type[DrkitError]
     exit_seconds: float
 
-    def create(self, engine: Engine, script: str, mounts: list[Document], arguments: Sequence[str]) -> HelperProcess:
+    def create(
+        self, engine: Engine, script: str, mounts: list[Document], arguments: Sequence[str], exchange: str = ""
+    ) -> HelperProcess:
+        """`exchange`: the name of the directory through which it talks, which tells later whether its drkit lives."""
         host = self.config["HostConfig"]
+        labels = {LABEL_EXCHANGE: exchange} if exchange else {}
         config = {
             **self.config,
+            "Labels": {**self.config["Labels"], **labels},
             "Entrypoint": ["/bin/sh", "-c", script, "drkit"],
             "Cmd": list(arguments),
             "HostConfig": {**host, "Mounts": [*host["Mounts"], *mounts]},
@@ -117,6 +129,7 @@ def _start_with_fifos(engine: Engine, task: _Task) -> HelperProcess:
             CONNECT_FIFOS + task.script,
             [fifos.mount()],
             [fifos.path_in_helper(), token, *task.arguments],
+            fifos.name,
         )
     except BaseException as error:
         fifos.remove()
@@ -210,14 +223,38 @@ def _memory_limit(facts: Document) -> int:
     return max(1 << 30, int(facts.get("MemTotal") or 0) // 4)
 
 
-def remove_helpers(engine: Engine, run_id: str) -> None:
-    """Remove what is left of the helpers of a run that is over.
+def remove_helpers(engine: Engine, run_id: str, image_id: str) -> None:
+    """Remove what is left of the helpers of a run that is over. `image_id` is the image they were made from.
 
-    The engine removes a helper that ends. One that was created, but never started because drkit was ended in between,
-    would stay for good, and its volume would count as in use.
+    Anybody can give a container our label: one of another image is not a helper, and stays.
     """
     for container in containers.find(engine, [f"{LABEL_HELPER}={run_id}"]):
-        containers.remove(engine, str(container["Id"]))
+        if container["ImageID"] == image_id:
+            containers.remove(engine, str(container["Id"]))
+
+
+def _remove_dead_helpers(engine: Engine, image_id: str) -> None:
+    """Remove the helpers that a killed drkit created and never started.
+
+    The engine removes a helper that ends. These would stay for good, and their volumes would count as in use. A label
+    proves nothing, since anybody can set it. So such a helper must mount the directory of a drkit of this host that has
+    died; or, where there is none, as after a reboot or for another host, be made from the image that is in use here
+    and be so old, by the engine's clock, that no living drkit is still about to start it.
+    """
+    try:
+        with orphans() as dead:
+            for container in containers.find(engine, [LABEL_HELPER], status=_NOT_RUNNING):
+                orphan = dead.get(container["Labels"].get(LABEL_EXCHANGE, ""))
+                if orphan.is_mounted_by(container) if orphan else _is_forgotten(engine, container, image_id):
+                    containers.remove(engine, str(container["Id"]))
+                    engine.events.detail(f"removed helper container {container['Id'][:12]}, which a killed drkit left")
+    except EngineError as error:
+        engine.events.warn(f"a helper container that a killed drkit left is not removed: {error.message}")
+
+
+def _is_forgotten(engine: Engine, container: Document, image_id: str) -> bool:
+    age = engine.time().timestamp() - container["Created"]
+    return bool(container["State"] == "created" and container["ImageID"] == image_id and age > _STARTED_BY_THEN)
 
 
 def run_helper(engine: Engine, image_id: str, script: str, *, run_id: str, **options: Any) -> tuple[bytes, HelperExit]:

@@ -27,6 +27,7 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.attach import AttachBridge
 from drkit.engine.helper.fifos import Fifos
 from drkit.errors import DrkitError
+from drkit.events import noted_if_slow
 
 _STDERR_KEPT = 1 << 20
 _TOKEN_SECONDS = 20.0
@@ -210,7 +211,8 @@ class HelperProcess:
         if self._watch.code is None:
             self._cut_streams()  # an engine that cannot pass on the output may not answer for a minute
             try:
-                containers.remove(self._engine, self.container)
+                with noted_if_slow(self._engine.events, f"{self._what}: waiting for the helper to end"):
+                    containers.remove(self._engine, self.container)
             except DrkitError as error:
                 # It ends by itself when its FIFOs go. If the engine is gone, its next user gets that error.
                 self._engine.events.warn(f"helper container {self.container[:12]}: not removed: {error}")

@@ -38,6 +38,19 @@ sync -f . || [ $status -ne 0 ] || status=74
 """
 
 
+# Before the first byte of input is read: what a plugin, a device or a directory of the host gives as a "new" volume may
+# hold data. A fresh ext4 holds lost+found. It is left out if it is a directory of root's and empty.
+REQUIRE_EMPTY = """for entry in ./* ./.[!.]* ./..?*; do
+    [ -e "$entry" ] || [ -L "$entry" ] || continue
+    [ "$entry" != ./lost+found ] || [ -L "$entry" ] || [ ! -O "$entry" ] || [ ! -d "$entry" ] ||
+        [ "$(find ./lost+found)" != ./lost+found ] || continue
+    printf 'holds %s\\0' "$entry"
+    exit 73
+done
+printf 'empty\\0'
+"""
+
+
 def start_extract(
     engine: Engine,
     helper: HelperImage,
@@ -50,7 +63,8 @@ def start_extract(
 ) -> HelperProcess:
     """Extract the tar that is written to stdin.
 
-    stdout gives "end STATUS" and a NUL as soon as tar has ended; what was written can be read back from then on.
+    stdout first gives "empty" and a NUL, or, where nothing is written then, "holds ./NAME" and a NUL. It gives
+    "end STATUS" and a NUL as soon as tar has ended; what was written can be read back from then on.
     `durable`: once the helper has ended with 0, all of it is on the disk as well.
     """
     untar = TAR_EXTRACT if helper.full else _STOCK_UNTAR
@@ -58,7 +72,10 @@ def start_extract(
     return start_helper(
         engine,
         helper.image_id,
-        script=f"cd /volume || exit 71\n{before}{untar}\nstatus=$?\nprintf 'end %s\\0' $status\n{after}exit $status\n",
+        script=(
+            f"cd /volume || exit 71\n{REQUIRE_EMPTY}{before}{untar}\n"
+            f"status=$?\nprintf 'end %s\\0' $status\n{after}exit $status\n"
+        ),
         volume=volume,
         readonly=False,
         trusted_xattrs=trusted_xattrs,
