@@ -40,7 +40,7 @@ def export(
 
     A file is written under another name and renamed when it is whole. An existing file is never overwritten.
     """
-    snapshot, target = find_tree(context.repository, reference, kind, name, scope)
+    snapshot, target = find_tree(context.repository, reference, kind, name, scope, events=context.events)
     context.warn_of_newer()
     context.warn_of_damaged_records()
     if isinstance(output, Path):

@@ -94,7 +94,7 @@ def _print(result: BackupResult) -> None:
         (
             target.kind,
             target.name,
-            target.status,
+            ", ".join([target.status, *target.flags]),
             str(target.files),
             output.size_text(target.bytes),
             output.size_text(target.bytes_read),

@@ -362,7 +362,7 @@ def test_another_volume_mounted_in_its_place_fails_the_capture(media: Captures, 
         media.run(lambda: Meddled(media.root, (media.root / "old1" / "file1").unlink), lambda: Meddled(other, nothing))
 
 
-@pytest.mark.parametrize("size", [6000])
+@pytest.mark.parametrize("size", [3000])
 def test_a_thread_renames_a_large_directory_while_it_is_read(tmp_path: Path, size: int) -> None:
     root = tmp_path / "large"
     (root / "big").mkdir(parents=True)
