@@ -19,7 +19,8 @@ def find(engine: Engine, labels: Iterable[str] = ()) -> list[Document]:
     `engine.unlisted` then says what it could not.
     """
     answer = engine.get("list of volumes", "/volumes", params=filters(label=labels))
-    engine.unlisted = list(answer.get("Warnings") or []) or engine.unlisted
+    if warnings := answer.get("Warnings"):
+        engine.unlisted = list(warnings)
     return list(answer["Volumes"] or [])
 
 

@@ -75,6 +75,7 @@ def _document(result: BackupResult) -> dict[str, Any]:
         "status": record.status,
         "time": record.time,
         "targets": targets,
+        "losses": [error.message for error in result.losses],
         "locks_renewed": result.locks_renewed,
     }
     return document | ({"mirror": _mirror_document(result.mirror)} if result.mirror else {})
