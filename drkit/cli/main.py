@@ -37,6 +37,7 @@ _VERBS = {
     "copy": "Copy the snapshots that the mirror lacks, newest first.",
     "prune": "Apply retention, then free the space nobody needs.",
     "forget": "Remove snapshots by hand.",
+    "accept": "Let a target that shrank, moved or is gone count as it is.",
 }
 """The verbs with their summaries. Each is a function in the module of the same name in `verbs`.
 

@@ -76,6 +76,8 @@ class Engine:
         # Whether helpers see a directory of this host: unknown until a helper has started (see helper/launch.py).
         self.shares_directory: bool | None = None
         self.dead_helpers_removed = False  # by the first helper that is started, see there too
+        self.unlisted: list[str] = []
+        """What the lists of volumes may lack, in the engine's words: a plugin that does not answer."""
         self._arch: str | None = None
         self._facts: Document | None = None
         self._facts_read = 0.0

@@ -34,12 +34,15 @@ class BackupResult:
     snapshot: Snapshot
     mirror: MirrorResult | None = None
     locks_renewed: int = 0
+    losses: list[DrkitError] = field(default_factory=list)
+    """What was lost since the run before, although the captures are good."""
     warnings: list[Warned] = field(default_factory=list)
 
     @property
     def errors(self) -> list[DrkitError]:
-        """What is wrong with the targets, then with the mirror. Empty if nothing is."""
-        errors = [_error_of_targets(self.snapshot), self.mirror.error_of(self.snapshot) if self.mirror else None]
+        """What is wrong with the targets, what they lost, then what is wrong with the mirror. Empty if nothing is."""
+        of_mirror = self.mirror.error_of(self.snapshot) if self.mirror else None
+        errors = [_error_of_targets(self.snapshot), *self.losses, of_mirror]
         return [error for error in errors if error is not None]
 
     @property
@@ -56,16 +59,21 @@ def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
     context.connect_ahead()
     planned = choose(plan_targets(context.required_policy, context.engine), names)
     require_apart(context, planned)
+    for said in context.engine.unlisted:
+        context.events.warn(
+            f"the engine may not have listed all volumes: {said}",
+            hint="Start that plugin, then run drkit backup again; docker plugin ls and docker info show what there is.",
+        )
     return planned
 
 
 def backup(context: Context, names: Sequence[str] = (), *, accept_repository: str | None = None) -> BackupResult:
     """Capture the policy's targets into one new snapshot, then copy to the mirror what it lacks.
 
-    A target that fails is in the snapshot as `failed`, with its error, and makes the snapshot `partial`; if all fail,
-    nothing is stored. Errors of the mirror are in the result. Errors of the repository are raised, and then no
-    snapshot exists. A repository other than the one this host remembers is an IntegrityError, before anything is
-    sent to it, unless `accept_repository` is its id.
+    A target that fails is in the snapshot as `failed`, with its error, one that is not what it should be as `partial`;
+    both make the snapshot `partial`. If all fail, nothing is stored. Errors of the mirror are in the result. Errors of
+    the repository are raised, and then no snapshot exists. A repository other than the one this host remembers is an
+    IntegrityError, before anything is sent to it, unless `accept_repository` is its id.
     """
     planned = plan_backup(context, names)
     run_id = new_run_id(context.now, os.urandom(4))
@@ -73,8 +81,9 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
         # Deferred: half of what a backup loads (0.2 s), while the first helper starts.
         from drkit.operations.backup_run import run
 
-        snapshot, locks_renewed = run(context, ready, accept_repository=accept_repository)
-    result = BackupResult(snapshot, locks_renewed=locks_renewed)
+        ran = run(context, ready, accept_repository=accept_repository, chosen=bool(names))
+    snapshot = ran.snapshot
+    result = BackupResult(snapshot, locks_renewed=ran.locks_renewed, losses=ran.losses)
     if context.required_policy.mirror is not None and snapshot.status != Status.FAILED:
         # Deferred: 0.06 s, which a backup without a mirror saves.
         from drkit.operations.copy import copy_to_mirror
@@ -87,14 +96,19 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
 
 def _error_of_targets(record: Snapshot) -> DrkitError | None:
     failed = [target for target in record.targets if target.status == Status.FAILED]
-    if not failed:
+    partial = [target for target in record.targets if target.status == Status.PARTIAL]
+    if not failed and not partial:
         return None
-    named = "; ".join(f"{target.title}: {target.error}" for target in failed)
+    named = "; ".join(f"{target.title}: {target.error}" for target in [*failed, *partial])
     if record.status == Status.FAILED:
         return CaptureFailed(
             f"no target could be captured, no snapshot was made: {named}", hint="Run drkit backup again."
         )
-    return PartialFailure(
-        f"{len(failed)} of {len(record.targets)} targets failed: {named}",
-        hint=f"The others are safe in snapshot {record.id}.",
+    many = len(record.targets)
+    what = ", ".join(
+        f"{len(targets)} of {many} targets {verb}"
+        for targets, verb in ((failed, "failed"), (partial, "came in part only"))
+        if targets
     )
+    passed_over = " A restore of latest passes over what came in part only." if partial else ""
+    return PartialFailure(f"{what}: {named}", hint=f"The others are safe in snapshot {record.id}.{passed_over}")

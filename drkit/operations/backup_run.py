@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from drkit import __version__
 from drkit.access.opening import read_recipients
@@ -17,6 +18,7 @@ from drkit.errors import CaptureFailed, DrkitError, RepositoryError
 from drkit.host.installation import Installation
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
+from drkit.operations.losses import Losses
 from drkit.operations.policy import POLICY_DOCUMENT
 from drkit.operations.recipients import require_recipients
 from drkit.operations.remembered import remembered
@@ -41,10 +43,18 @@ _ROOM = SEALED["snapshot"].payload // 2
 """Bytes of a record for what it says of its targets; the other half is for the chunks of their trees."""
 
 
-def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tuple[Snapshot, int]:
+class Ran(NamedTuple):
+    """The record of a run, how many locks were renewed, and what was lost since the run before."""
+
+    snapshot: Snapshot
+    locks_renewed: int
+    losses: list[DrkitError]
+
+
+def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen: bool = False) -> Ran:
     """Capture the targets that are `ready` and commit one snapshot of all that could be captured.
 
-    Returns the record and how many locks were renewed. The record says `failed`, and nothing is stored, where all
+    `chosen`: these are not all targets of the policy. The record says `failed`, and nothing is stored, where all
     targets failed. Raises what `backup` raises.
     """
     clock = time.monotonic()
@@ -84,6 +94,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         retention=policy.retention.recorded() if policy.retention is not None else {},
         drkit=__version__,
         compression=compression,
+        chosen=chosen,
     )
     with (
         RunWriter(repository, ready.run_id, recipients, host=host, compression=compression) as writer,
@@ -96,15 +107,25 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
             )
         for error in writer.damage:
             events.warn(error.message, hint=error.hint)
-        capturing = Capturing(context.engine, repository, reader, writer, ready, salt, context.now, events)
+        capturing = Capturing(
+            context.engine, repository, reader, writer, ready, salt, context.now, events, context.state.restores
+        )
+        installation = Installation(context.state)
+        accepted = installation.series(repository, host, policy.name).accepted
+        unreadable = [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
+        losses = Losses(before, installation.origin, accepted, unreadable, reader, events)
         texts: list[str | None] = []
         room = _ROOM
         for planned in ready.targets:
             previous = previous_target(before, planned.kind, planned.name)
             target, text = _capture(capturing, planned, previous, room)
+            losses.judge(target)
             record.targets.append(target)
-            texts.append(text)
+            texts.append(text or target.error)
             room -= _size(target)
+        for target in [] if chosen else losses.gone(policy, context.engine, ready.targets):
+            record.targets.append(target)
+            texts.append(target.error)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
@@ -119,15 +140,15 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         target.error = text  # with all that was said, for whoever looks at this run
     seen.remember(found, listed, holders)
     if record.status == Status.FAILED:
-        return record, 0
-    return record, _renew_locks(context, record, [*snapshots, record])
+        return Ran(record, 0, [])
+    return Ran(record, _renew_locks(context, record, [*snapshots, record]), losses.fresh)
 
 
 def _status_of(targets: Sequence[Target]) -> Status:
     failed = sum(target.status == Status.FAILED for target in targets)
     if failed == len(targets):
         return Status.FAILED if targets else Status.OK
-    return Status.PARTIAL if failed else Status.OK
+    return Status.OK if all(target.status == Status.OK for target in targets) else Status.PARTIAL
 
 
 def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapshot]) -> int:

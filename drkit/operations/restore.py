@@ -35,7 +35,7 @@ def restore(
     dry_run: bool = False,
 ) -> RestoreResult:
     """Restore one target of a snapshot, named by id, a part of it, or `latest`. Never overwrites anything."""
-    snapshot, target = find_target(context.repository, reference, kind, name, scope)
+    snapshot, target = find_target(context.repository, reference, kind, name, scope, events=context.events)
     context.warn_of_newer()
     context.warn_of_damaged_records()
     restoring = Restoring(lambda: context.engine, context.repository, context.state.restores, context.events)

@@ -81,6 +81,7 @@ class Capturing:
     salt: bytes
     now: datetime
     events: Events
+    restores: RestoreJournal
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from drkit.repository.format.kinds import Kind
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import NameList
 from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
+from drkit.targets.doubts import doubts_after, doubts_before
 
 if TYPE_CHECKING:
     from drkit.pipeline.selection import Selection
@@ -70,6 +71,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     assert helper is not None  # exists if a volume was planned
     if not helper.full:
         target.lost = list(STOCK_LOSSES)
+    doubts = list(doubts_before(capturing.engine, capturing.restores, document, helper.image_id))
     start = partial(capturing.ready.standby.take, planned.name)
     start_again = partial(
         start_capture,
@@ -80,6 +82,9 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
         trusted_xattrs=planned.trusted_xattrs,
     )
     capture_directory(capture_of(capturing, target), helper, start, start_again, Patterns(planned.exclude), previous)
+    doubts += doubts_after(capturing.engine, target, document, helper.image_id)
+    for doubt in doubts:
+        target.make_partial(plain_text(doubt))
 
 
 def _source(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,20 @@ class FakeEngine:
         self.volumes: dict[str, dict[str, Any]] = {}
         self.files: dict[str, Path] = {}
         self.refusals: dict[str, str] = {}
+        self.containers: list[dict[str, Any]] = []
+        self.drivers = ["local"]
+        self.listing_warnings: list[str] = []
+        self.unlisted: list[str] = []
         self.images: dict[str, dict[str, Any]] = {HELPER.image_id: {"Id": HELPER.image_id}}
+
+    def get(self, doing: str, path: str, **request: Any) -> Any:
+        if path == "/containers/json":
+            return self.containers
+        assert path == "/volumes"
+        return {"Volumes": list(self.volumes.values()), "Warnings": self.listing_warnings}
+
+    def info(self) -> dict[str, Any]:
+        return {"Plugins": {"Volume": self.drivers}}
 
     def look_up(self, doing: str, path: str) -> Mapping[str, Any] | None:
         if path.startswith("/volumes/"):

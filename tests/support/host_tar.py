@@ -24,9 +24,10 @@ def mounts_record(root: Path) -> bytes:
     """What a helper tells first: the mount that holds a directory, as if the directory were mounted as its volume."""
     found = ""
     for line in Path("/proc/self/mountinfo").read_text(encoding="ascii").splitlines():
-        point = line.split(" ")[4]
-        if root.is_relative_to(point):
-            found = line.replace(f" {point} ", " /volume ", 1)
+        fields = line.split(" ")
+        if root.is_relative_to(fields[4]):
+            fields[4] = "/volume"
+            found = " ".join(fields)
     return f"mounts\n{found}\n\0\0".encode()
 
 

@@ -79,6 +79,7 @@ def _document(result: BackupResult) -> dict[str, Any]:
         "status": record.status,
         "time": record.time,
         "targets": targets,
+        "losses": [error.message for error in result.losses],
         "locks_renewed": result.locks_renewed,
     }
     return document | ({"mirror": _mirror_document(result.mirror)} if result.mirror else {})
@@ -98,7 +99,7 @@ def _print(result: BackupResult) -> None:
         (
             target.kind,
             target.name,
-            target.status,
+            ", ".join([target.status, *target.flags]),
             str(target.files),
             output.size_text(target.bytes),
             output.size_text(target.bytes_read),
