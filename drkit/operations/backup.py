@@ -6,11 +6,11 @@ This module loads little, so that the first helper container starts early; `back
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drkit.errors import CaptureFailed, DrkitError, PartialFailure
+from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, PartialFailure, about
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Status
@@ -20,17 +20,23 @@ from drkit.targets.base import Planned, made_ready
 
 if TYPE_CHECKING:
     from drkit.operations.copy import MirrorResult
-    from drkit.repository.format.snapshot import Snapshot
+    from drkit.repository.format.snapshot import Snapshot, Target
+
+
+_HINTS = 3
+"""So many different things to do are named after a run; `--json` has those of all targets."""
 
 
 @dataclass
 class BackupResult:
     """How a run ended. `snapshot` is its record, stored unless its status is `failed`.
 
-    `mirror` is None where the policy has none, or nothing was stored.
+    `failures` are the errors of the targets that failed, by title. `mirror` is None where the policy has none, or
+    nothing was stored.
     """
 
     snapshot: Snapshot
+    failures: dict[str, DrkitError] = field(default_factory=dict)
     mirror: MirrorResult | None = None
     locks_renewed: int = 0
     warnings: list[Warned] = field(default_factory=list)
@@ -38,13 +44,21 @@ class BackupResult:
     @property
     def errors(self) -> list[DrkitError]:
         """What is wrong with the targets, then with the mirror. Empty if nothing is."""
-        errors = [_error_of_targets(self.snapshot), self.mirror.error_of(self.snapshot) if self.mirror else None]
+        errors = [
+            _error_of_targets(self.snapshot, self.failures),
+            self.mirror.error_of(self.snapshot) if self.mirror else None,
+        ]
         return [error for error in errors if error is not None]
 
     @property
     def error(self) -> DrkitError | None:
         """The error that decides the exit code."""
         return next(iter(self.errors), None)
+
+    def hint_for(self, target: Target) -> str | None:
+        """What to do about a target that failed."""
+        failure = self.failures.get(target.title)
+        return failure.hint if failure is not None else None
 
 
 def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
@@ -67,8 +81,8 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
         # Deferred: half of what a backup loads (0.2 s), while the first helper starts.
         from drkit.operations.backup_run import run
 
-        snapshot, locks_renewed = run(context, ready, accept_repository=accept_repository)
-    result = BackupResult(snapshot, locks_renewed=locks_renewed)
+        snapshot, locks_renewed, failures = run(context, ready, accept_repository=accept_repository)
+    result = BackupResult(snapshot, failures, locks_renewed=locks_renewed)
     if context.required_policy.mirror is not None and snapshot.status != Status.FAILED:
         # Deferred: 0.06 s, which a backup without a mirror saves.
         from drkit.operations.copy import copy_to_mirror
@@ -79,16 +93,20 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
     return result
 
 
-def _error_of_targets(record: Snapshot) -> DrkitError | None:
+def _error_of_targets(record: Snapshot, failures: Mapping[str, DrkitError]) -> DrkitError | None:
+    """Name each target that failed once, and keep what each error said is to be done."""
     failed = [target for target in record.targets if target.status == Status.FAILED]
     if not failed:
         return None
-    named = "; ".join(f"{target.title}: {target.error}" for target in failed)
+    named = "; ".join(about(target.title, str(target.error)) for target in failed)
+    hints = list(dict.fromkeys(failure.hint for failure in failures.values() if failure.hint))[:_HINTS]
     if record.status == Status.FAILED:
-        return CaptureFailed(
-            f"no target could be captured, no snapshot was made: {named}", hint="Run drkit backup again."
+        away = all(isinstance(failure, EngineUnavailable) for failure in failures.values())
+        return (EngineUnavailable if away and failures else CaptureFailed)(
+            f"no target could be captured, no snapshot was made: {named}",
+            hint=" ".join([*hints, "Run drkit backup again."]),
         )
     return PartialFailure(
         f"{len(failed)} of {len(record.targets)} targets failed: {named}",
-        hint=f"The others are safe in snapshot {record.id}.",
+        hint=" ".join([*hints, f"The others are safe in snapshot {record.id}."]),
     )

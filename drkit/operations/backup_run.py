@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from drkit import __version__
 from drkit.access.opening import read_recipients
 from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.engine.helper.image import HelperImage, helper_archive
-from drkit.errors import CaptureFailed, DrkitError, RepositoryError
+from drkit.errors import CaptureFailed, DrkitError, RepositoryError, about
 from drkit.host.installation import Installation
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
@@ -41,11 +42,18 @@ _ROOM = SEALED["snapshot"].payload // 2
 """Bytes of a record for what it says of its targets; the other half is for the chunks of their trees."""
 
 
-def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tuple[Snapshot, int]:
+class Ran(NamedTuple):
+    """The record of a run, how many locks were renewed, and the error of each target that failed, by its title."""
+
+    snapshot: Snapshot
+    locks_renewed: int
+    errors: dict[str, DrkitError]
+
+
+def run(context: Context, ready: Ready, *, accept_repository: str | None) -> Ran:
     """Capture the targets that are `ready` and commit one snapshot of all that could be captured.
 
-    Returns the record and how many locks were renewed. The record says `failed`, and nothing is stored, where all
-    targets failed. Raises what `backup` raises.
+    The record says `failed`, and nothing is stored, where all targets failed. Raises what `backup` raises.
     """
     clock = time.monotonic()
     policy, events = context.required_policy, context.events
@@ -101,13 +109,14 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         for error in writer.damage:
             events.warn(error.message, hint=error.hint)
         capturing = Capturing(context.engine, repository, reader, writer, ready, salt, context.now, events)
-        texts: list[str | None] = []
+        errors: dict[str, DrkitError] = {}
         room = _ROOM
         for planned in ready.targets:
             previous = previous_target(before, planned.kind, planned.name)
-            target, text = _capture(capturing, planned, previous, room)
+            target, failure = _capture(capturing, planned, previous, room)
             record.targets.append(target)
-            texts.append(text)
+            if failure is not None:
+                errors[target.title] = failure
             room -= _size(target)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
@@ -119,12 +128,13 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
             series.commit(writer, record)
             listed.append(record.id)
         context.warn_of_damage(told=writer.damage)
-    for target, text in zip(record.targets, texts, strict=True):
-        target.error = text  # with all that was said, for whoever looks at this run
+    for target in record.targets:
+        if target.title in errors:  # with all that was said, for whoever looks at this run
+            target.error = plain_text(errors[target.title].message)
     seen.remember(found, listed)
     if record.status == Status.FAILED:
-        return record, 0
-    return record, _renew_locks(context, record, [*snapshots, record])
+        return Ran(record, 0, errors)
+    return Ran(record, _renew_locks(context, record, [*snapshots, record]), errors)
 
 
 def _status_of(targets: Sequence[Target]) -> Status:
@@ -150,18 +160,20 @@ def _size(target: Target) -> int:
     return len(json.dumps(asdict(replace(target, tree=[]))))
 
 
-def _capture(capturing: Capturing, planned: Planned, previous: Target | None, room: int) -> tuple[Target, str | None]:
+def _capture(
+    capturing: Capturing, planned: Planned, previous: Target | None, room: int
+) -> tuple[Target, DrkitError | None]:
     """Capture one target. Its own errors are in the result; those of the repository are raised.
 
-    The target holds an error as it is recorded, where the meta key alone opens it. The whole text comes beside it.
+    The target holds an error as it is recorded, where the meta key alone opens it. The error itself comes beside it.
     What a target says of itself may take `room` bytes of the record: text from a volume or an image fails its own one.
     """
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
-    text = None
+    failure = None
     try:
         if planned.problem:
-            raise CaptureFailed(f"{target.title}: {planned.problem}")
+            raise CaptureFailed(about(target.title, planned.problem), hint=planned.hint, said=planned.said)
         target.started = format_time(min(capturing.now, capturing.engine.time()))
         KINDS[planned.kind].capture(capturing, planned, target, previous)
         capturing.writer.flush()
@@ -173,10 +185,10 @@ def _capture(capturing: Capturing, planned: Planned, previous: Target | None, ro
     except DrkitError as error:
         target.status, target.error = Status.FAILED, plain_text(error.own_words)
         target.tree, target.documents, target.files, target.bytes = [], Documents(), 0, 0
-        text = plain_text(error.message)
+        failure = error
     target.seconds = round(time.monotonic() - clock, 3)
     target.bytes_stored = capturing.writer.bytes_stored - stored
-    return target, text
+    return target, failure
 
 
 def _keep_helper(capturing: Capturing, helper: HelperImage, snapshots: Sequence[Snapshot]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from drkit.catalog.find import Scope, find_snapshot
 from drkit.errors import DrkitError
 from drkit.operations.context import Context
 from drkit.pipeline.documents import read_document
-from drkit.policy import Policy
+from drkit.policy import Policy, refuse_unusable
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.holders.custody import require_identity
 from drkit.repository.reader import ChunkReader
@@ -27,6 +27,7 @@ class StoredPolicy:
 def check_policy(context: Context) -> Policy:
     """Return the policy. Raises PolicyError with every problem, UsageError for URLs that name no storage."""
     policy = context.required_policy
+    refuse_unusable(policy)
     check_url(policy.repository.url)
     if policy.mirror is not None:
         check_url(policy.mirror.url)
