@@ -142,7 +142,7 @@ class Save:
 
 
 def proxy(lab: Lab, engine_url: str, act: Callable[[int], Answer | None]) -> EngineProxy:
-    return EngineProxy(engine_url, lab.directory / "engine.sock", Save(act))
+    return EngineProxy(engine_url, lab.directory, Save(act))
 
 
 def test_a_tag_that_moves_before_the_save_is_followed_once(lab: Lab, engine_url: str) -> None:
@@ -243,7 +243,7 @@ def test_a_tag_that_is_taken_while_the_image_loads_fails_the_restore_and_leaves_
         if request.path.startswith("/images/load"):
             lab.api.tag(other, *reference.split(":"))
 
-    with EngineProxy(engine_url, lab.directory / "engine.sock", take) as proxied:
+    with EngineProxy(engine_url, lab.directory, take) as proxied:
         result = lab.drkit("restore", "latest", "--image", reference, env=proxied.env)
     assert result.code == 1, result
     assert "this tag is another image's here" in result.stderr
@@ -263,7 +263,7 @@ def test_an_image_that_was_there_before_outlives_a_restore_that_fails(lab: Lab, 
     def refuse(request: Request) -> Answer | None:
         return Answer(500, b'{"message": "no"}') if request.path.endswith("tag=1") else None
 
-    with EngineProxy(engine_url, lab.directory / "engine.sock", refuse) as proxied:
+    with EngineProxy(engine_url, lab.directory, refuse) as proxied:
         assert lab.drkit("restore", "latest", "--image", reference, env=proxied.env).code == 1
     assert tags(lab).get(reference) is None
     assert image_id(lab, f"{lab.name}-kept:1") == whole

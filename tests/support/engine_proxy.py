@@ -42,15 +42,17 @@ Choose = Callable[[Request], Answer | None]
 class EngineProxy:
     """Listens while it is entered. `seen` holds all requests; `choose` may do something itself before it answers."""
 
-    def __init__(self, upstream: str, path: Path, choose: Choose) -> None:
+    def __init__(self, upstream: str, directory: Path, choose: Choose) -> None:
+        """Its socket is in `directory`, which must have a short path."""
         self._upstream = upstream.removeprefix("unix://")
         self.choose = choose
         self.seen: list[Request] = []
         self._closing = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
+        self._path = directory / "engine.sock"
+        self._listener.bind(str(self._path))
         self._listener.listen(64)
-        self.env: Mapping[str, str] = {"DOCKER_HOST": f"unix://{path}"}
+        self.env: Mapping[str, str] = {"DOCKER_HOST": f"unix://{self._path}"}
 
     def __enter__(self) -> EngineProxy:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,6 +65,7 @@ class EngineProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._path.unlink()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
