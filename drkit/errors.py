@@ -36,6 +36,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def about(title: str, message: str) -> str:
+    """Return a message that begins with what it is about, named once."""
+    return message if message.startswith(f"{title}: ") else f"{title}: {message}"
+
+
 _UNRECORDED = "for a reason that was shown, but is not recorded: it may quote a secret"
 
 

@@ -31,6 +31,7 @@ from drkit.events import LOGGED, Events
 Document = dict[str, Any]
 
 _ANSWER_SECONDS = 60
+_ALIVE_SECONDS = 10
 
 _START_HINT = "Start the engine (systemctl start docker), or set DOCKER_HOST to one that runs."
 
@@ -155,6 +156,17 @@ class Engine:
         stamp = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(self.facts()["SystemTime"])))
         return stamp + timedelta(seconds=time.monotonic() - self._facts_read)
 
+    def require_alive(self, error: DrkitError) -> None:
+        """Return where `error` is about what was asked for alone; raise it where no engine answers any more.
+
+        One volume driver that hangs lets a request time out, and the engine is well.
+        """
+        if isinstance(error, EngineUnavailable):
+            try:
+                self.get("docker engine", "/version", timeout=_ALIVE_SECONDS)
+            except EngineUnavailable:
+                raise error from None
+
     # -- requests
 
     def get(
@@ -167,11 +179,14 @@ class Engine:
     def look_up(self, doing: str, path: str) -> Document | None:
         """Return the document of one object; None when it does not exist."""
         try:
-            return cast("Document", self.get(doing, path))
+            document = self.get(doing, path)
         except EngineError as error:
             if error.status == 404:
                 return None
             raise
+        if not isinstance(document, dict):
+            raise EngineError(f"{doing}: the engine did not answer with a description of it")
+        return document
 
     def post(
         self, doing: str, path: str, body: Document | None = None, *, params: Mapping[str, object] | None = None

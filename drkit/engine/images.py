@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from drkit.engine.client import Document, Engine, EngineError, filters
-from drkit.engine.names import check_reference
+from drkit.engine.names import image_reference
 from drkit.errors import EngineUnavailable
+from drkit.policy.references import Reference, parse_reference
 
 # The engine spools an image before it sends the first byte of it, and unpacks one before it answers.
 _WORK_SECONDS = 3600
@@ -26,18 +27,50 @@ def find(engine: Engine, labels: Iterable[str] = ()) -> list[Document]:
 
 
 def inspect(engine: Engine, ref: str) -> Document | None:
-    return engine.look_up(f"image {ref}", f"/images/{check_reference(ref)}/json")
+    """The document of the image that goes by exactly this reference; None when there is none.
+
+    Raises UsageError for what cannot be a reference.
+    """
+    asked = image_reference(ref)
+    document = engine.look_up(f"image {ref}", f"/images/{asked.full}/json")
+    return document if document is not None and _answers(document, asked) else None
+
+
+def _answers(document: Document, asked: Reference) -> bool:
+    """Whether the engine described what was asked for. It finds images by less: by the first digits of an id."""
+    if asked.is_id:
+        return document.get("Id") == asked.digest
+    # The engine goes by the digest alone where there is one, and so does whoever runs the image.
+    wanted, known = (asked.by_digest, "RepoDigests") if asked.digest else (asked, "RepoTags")
+    return wanted in map(known_as, document.get(known) or [])
+
+
+def known_as(name: str) -> Reference | None:
+    """A name as the engine lists it; None for one that is no reference, such as `<none>:<none>`."""
+    try:
+        return parse_reference(name)
+    except ValueError:
+        return None
+
+
+def tag(engine: Engine, image_id: str, ref: str) -> None:
+    """Give an image the tag that `ref` names. The engine takes it away from another image without a word."""
+    name = image_reference(ref)
+    engine.post(f"image {ref}", f"/images/{image_id}/tag", params={"repo": name.name, "tag": name.tag})
 
 
 def remove(engine: Engine, ref: str) -> bool:
-    """Remove it; False when there was none."""
-    return engine.delete(f"image {ref}", f"/images/{check_reference(ref)}")
+    """Remove a tag, and the image with its last one, or an image by its id; False when there was none.
+
+    Images that it was built on stay.
+    """
+    return engine.delete(f"image {ref}", f"/images/{image_reference(ref).full}", params={"noprune": 1})
 
 
 def is_in_registry(engine: Engine, ref: str, *, timeout: float) -> bool:
     """Whether a registry confirms within `timeout` seconds that it has `ref`. Any other outcome is False."""
     try:
-        engine.get(f"image {ref}", f"/distribution/{check_reference(ref)}/json", timeout=timeout)
+        engine.get(f"image {ref}", f"/distribution/{image_reference(ref).full}/json", timeout=timeout)
     except (EngineError, EngineUnavailable):
         return False
     return True
@@ -45,9 +78,7 @@ def is_in_registry(engine: Engine, ref: str, *, timeout: float) -> bool:
 
 def pull(engine: Engine, ref: str, *, silence: float) -> None:
     """Pull one image. `silence` bounds each wait for the engine's next message, in seconds."""
-    params = {"fromImage": check_reference(ref)}
-    if "@" not in ref and ":" not in ref.rpartition("/")[2]:
-        params["tag"] = "latest"  # the engine would pull every tag
+    params = {"fromImage": image_reference(ref).full}
     _work(engine, f"pull of image {ref}", "/images/create", silence=silence, params=params)
 
 
@@ -65,10 +96,10 @@ def build(engine: Engine, context: bytes, tag: str, *, silence: float) -> str:
     return str(built["Id"])
 
 
-def save(engine: Engine, refs: Iterable[str]) -> Iterator[bytes]:
+def save(engine: Engine, refs: Sequence[str]) -> Iterator[bytes]:
     """Yield the `docker save` archive of one or more images. Raises CaptureFailed when the engine breaks off."""
-    names = [check_reference(ref) for ref in refs]
-    doing = f"save of image {', '.join(names)}"
+    doing = f"save of image {', '.join(refs)}"
+    names = [image_reference(ref).full for ref in refs]
     with engine.stream(
         doing, "GET", "/images/get", params={"names": names}, silence=_WORK_SECONDS, capturing=True
     ) as answer:

@@ -6,11 +6,11 @@ This module loads little, so that the first helper container starts early; `back
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drkit.errors import CaptureFailed, DrkitError, PartialFailure
+from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, PartialFailure, about
 from drkit.events import Warned
 from drkit.operations.apart import require_apart
 from drkit.operations.context import Context
@@ -21,17 +21,23 @@ from drkit.targets.base import Planned, made_ready
 
 if TYPE_CHECKING:
     from drkit.operations.copy import MirrorResult
-    from drkit.repository.format.snapshot import Snapshot
+    from drkit.repository.format.snapshot import Snapshot, Target
+
+
+_HINTS = 3
+"""So many different things to do are named after a run; `--json` has those of all targets."""
 
 
 @dataclass
 class BackupResult:
     """How a run ended. `snapshot` is its record, stored unless its status is `failed`.
 
-    `mirror` is None where the policy has none, or nothing was stored.
+    `failures` are the errors of the targets that failed, by title. `mirror` is None where the policy has none, or
+    nothing was stored.
     """
 
     snapshot: Snapshot
+    failures: dict[str, DrkitError] = field(default_factory=dict)
     mirror: MirrorResult | None = None
     locks_renewed: int = 0
     losses: list[DrkitError] = field(default_factory=list)
@@ -42,13 +48,18 @@ class BackupResult:
     def errors(self) -> list[DrkitError]:
         """What is wrong with the targets, what they lost, then what is wrong with the mirror. Empty if nothing is."""
         of_mirror = self.mirror.error_of(self.snapshot) if self.mirror else None
-        errors = [_error_of_targets(self.snapshot), *self.losses, of_mirror]
+        errors = [_error_of_targets(self.snapshot, self.failures), *self.losses, of_mirror]
         return [error for error in errors if error is not None]
 
     @property
     def error(self) -> DrkitError | None:
         """The error that decides the exit code."""
         return next(iter(self.errors), None)
+
+    def hint_for(self, target: Target) -> str | None:
+        """What to do about a target that failed."""
+        failure = self.failures.get(target.title)
+        return failure.hint if failure is not None else None
 
 
 def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
@@ -83,7 +94,7 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
 
         ran = run(context, ready, accept_repository=accept_repository, chosen=bool(names))
     snapshot = ran.snapshot
-    result = BackupResult(snapshot, locks_renewed=ran.locks_renewed, losses=ran.losses)
+    result = BackupResult(snapshot, ran.failures, locks_renewed=ran.locks_renewed, losses=ran.losses)
     if context.required_policy.mirror is not None and snapshot.status != Status.FAILED:
         # Deferred: 0.06 s, which a backup without a mirror saves.
         from drkit.operations.copy import copy_to_mirror
@@ -94,15 +105,19 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
     return result
 
 
-def _error_of_targets(record: Snapshot) -> DrkitError | None:
+def _error_of_targets(record: Snapshot, failures: Mapping[str, DrkitError]) -> DrkitError | None:
+    """Name each target that failed once, and keep what each error said is to be done."""
     failed = [target for target in record.targets if target.status == Status.FAILED]
     partial = [target for target in record.targets if target.status == Status.PARTIAL]
     if not failed and not partial:
         return None
-    named = "; ".join(f"{target.title}: {target.error}" for target in [*failed, *partial])
+    named = "; ".join(about(target.title, str(target.error)) for target in [*failed, *partial])
+    hints = list(dict.fromkeys(failure.hint for failure in failures.values() if failure.hint))[:_HINTS]
     if record.status == Status.FAILED:
-        return CaptureFailed(
-            f"no target could be captured, no snapshot was made: {named}", hint="Run drkit backup again."
+        away = all(isinstance(failure, EngineUnavailable) for failure in failures.values())
+        return (EngineUnavailable if away and failures else CaptureFailed)(
+            f"no target could be captured, no snapshot was made: {named}",
+            hint=" ".join([*hints, "Run drkit backup again."]),
         )
     many = len(record.targets)
     what = ", ".join(
@@ -111,4 +126,5 @@ def _error_of_targets(record: Snapshot) -> DrkitError | None:
         if targets
     )
     passed_over = " A restore of latest passes over what came in part only." if partial else ""
-    return PartialFailure(f"{what}: {named}", hint=f"The others are safe in snapshot {record.id}.{passed_over}")
+    safe = f"The others are safe in snapshot {record.id}.{passed_over}"
+    return PartialFailure(f"{what}: {named}", hint=" ".join([*hints, safe]))

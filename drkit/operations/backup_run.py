@@ -14,7 +14,7 @@ from drkit.access.opening import read_recipients
 from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
 from drkit.engine.helper.image import HelperImage, helper_archive
-from drkit.errors import CaptureFailed, DrkitError, RepositoryError
+from drkit.errors import CaptureFailed, DrkitError, RepositoryError, about
 from drkit.host.installation import Installation
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
@@ -44,11 +44,15 @@ _ROOM = SEALED["snapshot"].payload // 2
 
 
 class Ran(NamedTuple):
-    """The record of a run, how many locks were renewed, and what was lost since the run before."""
+    """The record of a run, how many locks were renewed, what was lost since the run before, and what failed.
+
+    `failures` has the error of each target that failed, by its title.
+    """
 
     snapshot: Snapshot
     locks_renewed: int
     losses: list[DrkitError]
+    failures: dict[str, DrkitError]
 
 
 def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen: bool = False) -> Ran:
@@ -114,18 +118,18 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen
         accepted = installation.series(repository, host, policy.name).accepted
         unreadable = [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
         losses = Losses(before, installation.origin, accepted, unreadable, reader, events)
-        texts: list[str | None] = []
+        failures: dict[str, DrkitError] = {}
         room = _ROOM
         for planned in ready.targets:
             previous = previous_target(before, planned.kind, planned.name)
-            target, text = _capture(capturing, planned, previous, room)
+            target, failure = _capture(capturing, planned, previous, room)
             losses.judge(target)
             record.targets.append(target)
-            texts.append(text or target.error)
+            if failure is not None:
+                failures[target.title] = failure
             room -= _size(target)
-        for target in [] if chosen else losses.gone(policy, context.engine, ready.targets):
-            record.targets.append(target)
-            texts.append(target.error)
+        if not chosen:
+            record.targets += losses.gone(policy, context.engine, ready.targets)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
@@ -136,12 +140,13 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen
             series.commit(writer, record)
             listed.append(record.id)
         context.warn_of_damage(told=writer.damage)
-    for target, text in zip(record.targets, texts, strict=True):
-        target.error = text  # with all that was said, for whoever looks at this run
+    for target in record.targets:
+        if target.title in failures:  # with all that was said, for whoever looks at this run
+            target.error = plain_text(failures[target.title].message)
     seen.remember(found, listed, holders)
     if record.status == Status.FAILED:
-        return Ran(record, 0, [])
-    return Ran(record, _renew_locks(context, record, [*snapshots, record]), losses.fresh)
+        return Ran(record, 0, [], failures)
+    return Ran(record, _renew_locks(context, record, [*snapshots, record]), losses.fresh, failures)
 
 
 def _status_of(targets: Sequence[Target]) -> Status:
@@ -167,18 +172,20 @@ def _size(target: Target) -> int:
     return len(json.dumps(asdict(replace(target, tree=[]))))
 
 
-def _capture(capturing: Capturing, planned: Planned, previous: Target | None, room: int) -> tuple[Target, str | None]:
+def _capture(
+    capturing: Capturing, planned: Planned, previous: Target | None, room: int
+) -> tuple[Target, DrkitError | None]:
     """Capture one target. Its own errors are in the result; those of the repository are raised.
 
-    The target holds an error as it is recorded, where the meta key alone opens it. The whole text comes beside it.
+    The target holds an error as it is recorded, where the meta key alone opens it. The error itself comes beside it.
     What a target says of itself may take `room` bytes of the record: text from a volume or an image fails its own one.
     """
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
-    text = None
+    failure = None
     try:
         if planned.problem:
-            raise CaptureFailed(f"{target.title}: {planned.problem}")
+            raise CaptureFailed(about(target.title, planned.problem), hint=planned.hint, said=planned.said)
         target.started = format_time(min(capturing.now, capturing.engine.time()))
         KINDS[planned.kind].capture(capturing, planned, target, previous)
         capturing.writer.flush()
@@ -190,10 +197,10 @@ def _capture(capturing: Capturing, planned: Planned, previous: Target | None, ro
     except DrkitError as error:
         target.status, target.error = Status.FAILED, plain_text(error.own_words)
         target.tree, target.documents, target.files, target.bytes = [], Documents(), 0, 0
-        text = plain_text(error.message)
+        failure = error
     target.seconds = round(time.monotonic() - clock, 3)
     target.bytes_stored = capturing.writer.bytes_stored - stored
-    return target, text
+    return target, failure
 
 
 def _keep_helper(capturing: Capturing, helper: HelperImage, snapshots: Sequence[Snapshot]) -> dict[str, object]:

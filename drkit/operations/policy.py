@@ -9,7 +9,7 @@ from drkit.errors import DrkitError
 from drkit.operations.apart import overlaps_of_policy
 from drkit.operations.context import Context
 from drkit.pipeline.documents import read_document
-from drkit.policy import Policy
+from drkit.policy import Policy, refuse_unusable
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.holders.custody import require_identity
 from drkit.repository.reader import ChunkReader
@@ -31,6 +31,7 @@ def check_policy(context: Context) -> Policy:
     Raises UsageError for URLs that name no storage, and for a repository in the directory of a protected volume.
     """
     policy = context.required_policy
+    refuse_unusable(policy)
     check_url(policy.repository.url)
     if policy.mirror is not None:
         check_url(policy.mirror.url)

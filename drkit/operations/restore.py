@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drkit.catalog.find import Scope, find_target
+from drkit.errors import DrkitError, PartialFailure
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Kind
@@ -22,6 +23,19 @@ class RestoreResult:
     plan: RestorePlan
     restored: Restored | None = None
     warnings: list[Warned] = field(default_factory=list)
+
+    @property
+    def error(self) -> DrkitError | None:
+        """What of the target is not as it was, although its content is."""
+        if self.restored is None or not self.restored.unresolved:
+            return None
+        target, missing = self.plan.target, self.restored.unresolved
+        others = [*target.source.get("tags", []), target.source.get("image_id", "")]
+        another = next(name for name in others if name not in missing)
+        return PartialFailure(
+            f"{target.title} is restored and verified, but this engine cannot give it the name {', '.join(missing)}",
+            hint=f"Run it as {another}, or pull it where its registry answers: docker pull {missing[0]}.",
+        )
 
 
 def restore(

@@ -13,6 +13,7 @@ import yaml
 
 from drkit.errors import PolicyError, reason
 from drkit.policy.problem import Key, Problem, describe, key_path, quote
+from drkit.policy.protect import unusable
 from drkit.policy.schema import Policy, check
 
 MAX_BYTES = 1 << 20
@@ -37,6 +38,13 @@ def parse_policy(text: str, path: Path) -> Policy:
     if policy is None or document.problems:
         raise _error(path, document, problems)
     return policy
+
+
+def refuse_unusable(policy: Policy) -> None:
+    """Raise PolicyError, as `load_policy` does, for targets that no engine can have: a backup fails these alone."""
+    problems = list(unusable(policy.protect, ("protect",)))
+    if problems:
+        raise _error(policy.path, _parse(policy.text, policy.path), problems)
 
 
 class _Located(NamedTuple):

@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema
 from drkit.literal import not_literal
 from drkit.policy import durations, sizes
 from drkit.policy.problem import is_secret, quote
+from drkit.policy.references import PATTERN
 
 _LONGEST = 1024  # a text longer than any pattern allows
 
@@ -148,22 +149,13 @@ def _timezone(value: object) -> str:
     return zone
 
 
-# The grammar of the Docker distribution project, without its length limits.
-_DOMAIN = (
-    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
-)
-_COMPONENT = r"[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
-IMAGE_REF = (
-    rf"(?:{_DOMAIN}(?::[0-9]{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
-    r"(?::[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
-
 Command = Annotated[tuple[str, ...], Value(_command, {"type": "array", "minItems": 1, "items": {"type": "string"}})]
 Count = Annotated[int, Value(_count, {"type": "integer", "minimum": 0})]
 Duration = Annotated[timedelta, Value(_duration, text(durations.PATTERN))]
 FilePath = Annotated[Path, Value(lambda value, info: file_path(value, policy_directory(info)), SOME_TEXT)]
 ImageRef = Annotated[
-    str, matching(IMAGE_REF, "an image reference such as postgres:15 or registry.example.com/shop/api@sha256:...")
+    str, matching(PATTERN, "an image reference such as postgres:15 or registry.example.com/shop/api@sha256:...")
 ]
+"""What fits the grammar: one bad reference is not to keep the other targets from being backed up."""
 Size = Annotated[int, Value(_size, text(sizes.PATTERN))]
 Timezone = Annotated[str, Value(_timezone, text(_TIMEZONE))]

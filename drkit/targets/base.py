@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage, ensure_helper
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
+from drkit.errors import DrkitError
 from drkit.events import Events
 from drkit.pipeline.standby import StandBy
 from drkit.policy import Policy
@@ -32,13 +33,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Planned:
-    """A target as the policy and the engine name it. `problem`: why it cannot be captured at all."""
+    """A target as the policy and the engine name it.
+
+    `problem`: why it cannot be captured at all. `said` is the part of that which another program said; see DrkitError.
+    """
 
     kind: Kind
     name: str
     exclude: tuple[str, ...] = ()
     trusted_xattrs: bool = False
     problem: str | None = None
+    hint: str | None = None
+    said: str = ""
+
+    @property
+    def title(self) -> str:
+        """What messages call it, such as "volume db"."""
+        return f"{self.kind} {self.name}"
+
+    def failing(self, engine: Engine, error: DrkitError) -> Planned:
+        """Return the same target with an error of the engine as its problem: the others are captured all the same.
+
+        Raises `error` where the engine itself is away.
+        """
+        engine.require_alive(error)
+        problem = error.message.removeprefix(f"{self.title}: ")
+        hint = error.hint or f"See what the engine says of it: docker {self.kind} inspect {self.name}."
+        return replace(self, problem=problem, hint=hint, said=error.said)
 
 
 @dataclass(frozen=True)
@@ -53,9 +74,18 @@ class Ready:
 
 @contextmanager
 def made_ready(policy: Policy, engine: Engine, targets: list[Planned], *, run_id: str) -> Iterator[Ready]:
-    """Start the helpers of all existing volumes one ahead, in this order. Those left over end when the context does."""
+    """Start the helpers of all existing volumes one ahead, in this order. Those left over end when the context does.
+
+    Without a helper all volumes fail; that is raised where nothing else is to be captured.
+    """
     volumes = {target.name: target for target in targets if target.kind == Kind.VOLUME and not target.problem}
-    helper = ensure_helper(engine, policy.helper.image, run_id=run_id) if volumes else None
+    try:
+        helper = ensure_helper(engine, policy.helper.image, run_id=run_id) if volumes else None
+    except DrkitError as error:
+        if not any(target.kind != Kind.VOLUME and not target.problem for target in targets):
+            raise
+        targets = [target.failing(engine, error) if target.name in volumes else target for target in targets]
+        helper, volumes = None, {}
 
     def start(name: str) -> HelperProcess:
         assert helper is not None  # exists if a volume was planned
@@ -130,20 +160,27 @@ class RestorePlan:
 
 @dataclass(frozen=True)
 class Restored:
-    """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase."""
+    """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase.
+
+    `unresolved` are the names of it that lead to nothing, or to something else, on this engine.
+    """
 
     name: str
     files: int
     bytes: int
     seconds: float
     phases: dict[str, float]
+    unresolved: tuple[str, ...] = ()
 
 
 class TargetKind(Protocol):
     """What the module of a kind has. A new kind is a new module, listed in `targets.KINDS`."""
 
     def plan(self, policy: Policy, engine: Engine) -> list[Planned]:
-        """Resolve what the policy protects of this kind. A missing target is planned too, with its problem."""
+        """Resolve what the policy protects of this kind. A missing target is planned too, with its problem.
+
+        So is one of which the engine cannot tell. Raises EngineUnavailable if the engine tells nothing at all.
+        """
 
     def capture(self, capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
         """Capture one target and fill in `target`, taking over what it can from `previous`, an earlier capture of it.

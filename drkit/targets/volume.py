@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ STOCK_LOSSES = (
     "holes of sparse files",
     "notice of files that changed while they were read",
 )
+_LIST = "List the volumes there are: docker volume ls."
 TRUSTED_LOSS = "trusted.* xattrs, where files have them: set trusted_xattrs in the policy to keep them"
 
 
@@ -45,13 +46,28 @@ def plan(policy: Policy, engine: Engine) -> list[Planned]:
     """Resolve names before patterns. A pattern that matches nothing is a target that fails, not a silent gap."""
     planned: dict[str, Planned] = {}
     for entry in sorted(policy.protect.volumes, key=lambda entry: entry.name is None):
-        names = [entry.name] if entry.name else volumes.match(engine, entry.match or "")
-        if not names:
-            planned[str(entry.match)] = Planned(Kind.VOLUME, str(entry.match), problem="no volume matches")
+        if entry.name:
+            names = [entry.name]
+        else:
+            pattern = Planned(Kind.VOLUME, str(entry.match), problem="no volume matches", hint=_LIST)
+            try:
+                names = volumes.match(engine, pattern.name)
+            except DrkitError as error:
+                names, pattern = [], pattern.failing(engine, error)
+            if not names:
+                planned[pattern.name] = pattern
         for name in names:
-            missing = None if volumes.inspect(engine, name) else "there is no such volume"
-            planned.setdefault(name, Planned(Kind.VOLUME, name, entry.exclude, entry.trusted_xattrs, missing))
+            if name not in planned:
+                planned[name] = _planned(engine, Planned(Kind.VOLUME, name, entry.exclude, entry.trusted_xattrs))
     return list(planned.values())
+
+
+def _planned(engine: Engine, target: Planned) -> Planned:
+    try:
+        there = volumes.inspect(engine, target.name)
+    except DrkitError as error:
+        return target.failing(engine, error)
+    return target if there else replace(target, problem="there is no such volume", hint=_LIST)
 
 
 def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:

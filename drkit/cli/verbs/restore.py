@@ -59,6 +59,7 @@ def restore(
         return
     with run.reporting(f"{kind} {result.restored.name} is restored and verified"):
         _print_restored(run, kind, result.plan.snapshot.id, result.restored)
+        run.end(result.error)
 
 
 def _print_plan(run: Run, kind: Kind, plan: RestorePlan) -> None:
@@ -87,14 +88,16 @@ def _print_restored(run: Run, kind: Kind, snapshot: str, restored: Restored) -> 
     if run.json:
         document: dict[str, Any] = {
             "snapshot": snapshot,
-            "status": "ok",
+            "status": "partial" if restored.unresolved else "ok",
             kind: restored.name,
             "files": restored.files,
             "bytes": restored.bytes,
             "seconds": restored.seconds,
             "phases": restored.phases,
-            "verified": True,
+            "verified": not restored.unresolved,
         }
+        if kind == Kind.IMAGE:
+            document["unresolved"] = list(restored.unresolved)
         output.print_json(document)
     elif run.talks:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in restored.phases.items())

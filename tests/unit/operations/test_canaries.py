@@ -38,7 +38,7 @@ from drkit.targets import image as image_kind
 from drkit.targets import volume as volume_kind
 from drkit.targets.base import RestoreOptions, Restoring
 from drkit.targets.pipes import description_of
-from tests.support.fake_engine import FakeEngine, backup
+from tests.support.fake_engine import FakeEngine, backup, with_its_id
 from tests.support.leaks import leaks, leaks_in_files
 from tests.support.meta_view import MetaView
 from tests.support.repositories import create
@@ -117,8 +117,7 @@ class Shop:
         self.engine.refusals["shop_broken"] = refusal
 
     def _make_image(self) -> None:
-        self.engine.images[IMAGE] = {
-            "Id": "sha256:" + "ab" * 32,
+        document = {
             "RepoTags": [IMAGE, f"other/{self.canary('tag of another').lower()}:1"],
             "RepoDigests": ["shop/api@sha256:" + "cd" * 32],
             "Os": "linux",
@@ -136,6 +135,7 @@ class Shop:
                 "User": "",
             },
         }
+        self.engine.images[IMAGE] = with_its_id(document)
 
     def context(self, repository: Repository) -> Context:
         environ = {"DRKIT_STATE_DIR": str(self.directory / "state")}
@@ -289,7 +289,7 @@ def test_the_record_keeps_what_a_host_with_the_meta_key_needs(shop: Shop) -> Non
     assert (data.quiesce, data.exclude) == ("none", ["cache"])
     assert (broken.tree, broken.documents.tree, broken.status) == ([], [], Status.FAILED)
     assert image.source == {
-        "image_id": "sha256:" + "ab" * 32,
+        "image_id": shop.engine.images[IMAGE]["Id"],
         "tags": [IMAGE],
         "repo_digests": ["shop/api@sha256:" + "cd" * 32],
         "os": "linux",
