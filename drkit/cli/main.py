@@ -110,6 +110,7 @@ def main() -> NoReturn:
     try:
         code = _explained(_command) or _explained(streams.flush_stdout)
     finally:
+        signals.ignore()
         tuning.skip_last_collection()
         streams.settle()
     sys.exit(code)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from drkit.cli.streams import MessagesOnly
+from drkit.cli.streams import Forgiving
 
 Advance = Callable[[str, int], None]
 """Takes the task, and how many bytes of it were done since the last call."""
@@ -25,7 +25,7 @@ def progress_bar(*, shown: bool) -> Iterator[Advance]:
 
     columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(file=cast("IO[str]", MessagesOnly())), transient=True) as bar:
+    with Progress(*columns, console=Console(file=cast("IO[str]", Forgiving())), transient=True) as bar:
 
         def advance(task: str, count: int) -> None:
             if task not in tasks:

@@ -31,6 +31,12 @@ def install() -> None:
             signal.signal(number, _stop)
 
 
+def ignore() -> None:
+    """Let nothing change the exit code any more: there is nothing left to undo."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     if _is_undoing():
         # Straight to the descriptor: the signal may have come while a message was being written.

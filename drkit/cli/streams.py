@@ -86,20 +86,24 @@ def settle() -> None:
             stream.flush()
 
 
-class MessagesOnly(io.TextIOBase):
-    """stderr for a progress bar: where it takes nothing, as on a terminal that is gone, work goes on."""
+class Forgiving(io.TextIOBase):
+    """stderr as it is now, for a progress bar: where it takes nothing, as on a terminal that is gone, work goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = sys.stderr  # which the bar replaces while it is shown
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            sys.stderr.write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError):
-            sys.stderr.flush()
+            self._stream.flush()
 
     def fileno(self) -> int:
-        return sys.stderr.fileno()
+        return self._stream.fileno()
 
     def isatty(self) -> bool:
-        return sys.stderr.isatty()
+        return self._stream.isatty()

@@ -315,9 +315,10 @@ def test_a_restored_volume_captures_to_the_same_bytes(
     path.chmod(0o2750)
     archive = capture(engine, helper, volume, "fifo")
     other = f"{unique_name}-copy"
-    volumes.create(engine, other)
     try:
         for transport in TRANSPORTS:
+            volumes.remove(engine, other)
+            volumes.create(engine, other)
             with start_extract(engine, helper, other, run_id="test", transport=transport) as process:
                 process.write(archive)
                 end = process.finish()

@@ -37,7 +37,7 @@ def restore(
         bool,
         typer.Option(
             "--same-device",
-            help="Reuse options that name a device, bind path or share: this writes INTO the data of the original.",
+            help="Reuse options that name a device, bind path or share: it must be empty, and is written INTO.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,

@@ -17,6 +17,7 @@ from drkit.engine.helper.fifos import Fifos, orphans
 from drkit.engine.helper.process import CONNECT_FIFOS, EXIT_SECONDS, HelperExit, HelperProcess
 from drkit.engine.labels import LABEL_EXCHANGE, LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError
+from drkit.events import noted_if_slow
 
 Transport = Literal["auto", "fifo", "attach"]
 
@@ -70,6 +71,13 @@ def start_helper(
         error=CaptureFailed if readonly else DrkitError,
         exit_seconds=exit_seconds,
     )
+    # A create takes some milliseconds, and seconds where the disk that the engine syncs its own files to is busy. Whoever
+    # has interrupted drkit waits for that as well: what is being created can only be removed afterwards.
+    with noted_if_slow(engine.events, f"{task.what}: waiting for the engine to start a helper"):
+        return _started(engine, task, transport)
+
+
+def _started(engine: Engine, task: _Task, transport: Transport) -> HelperProcess:
     if transport != "attach" and (transport == "fifo" or engine.shares_directory is not False):
         try:
             process = _start_with_fifos(engine, task)
@@ -83,7 +91,7 @@ def start_helper(
         else:
             engine.shares_directory = True
             return process
-    process = task.create(engine, script, [], task.arguments)
+    process = task.create(engine, task.script, [], task.arguments)
     try:
         process.start_attached()
     except BaseException:
