@@ -49,7 +49,7 @@ def known_as(name: str) -> Reference | None:
     """A name as the engine lists it; None for one that is no reference, such as `<none>:<none>`."""
     try:
         return parse_reference(name)
-    except ValueError:
+    except (ValueError, TypeError):
         return None
 
 

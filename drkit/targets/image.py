@@ -65,7 +65,12 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
         target.source = _source(image, planned.name)
         describe(capturing, target, DOCUMENT, {key: description[key] for key in description.keys() - set(_STATE)})
         shared = capture_of(capturing, target)
-        if previous is not None and _holds(capturing, previous, image) and can_take_over(shared, previous):
+        if (
+            previous is not None
+            and _same_image(previous, image)
+            and can_take_over(shared, previous)
+            and _has_its_file(capturing, previous, image)
+        ):
             take_over(shared, previous)
             return
         archive, tags = PassingArchive(), tags_of(description, image)
@@ -101,10 +106,12 @@ def _asked_for(capturing: Capturing, ref: str) -> tuple[ImageIdentity, Document]
     return image, description
 
 
-def _holds(capturing: Capturing, previous: Target, image: ImageIdentity) -> bool:
-    """Whether an earlier capture says it is of this image, and its archive has the file that is named after it."""
-    if previous.source.get("image_id") != image.image_id or previous.source.get("tags") != list(image.tags):
-        return False
+def _same_image(previous: Target, image: ImageIdentity) -> bool:
+    return previous.source.get("image_id") == image.image_id and previous.source.get("tags") == list(image.tags)
+
+
+def _has_its_file(capturing: Capturing, previous: Target, image: ImageIdentity) -> bool:
+    """Whether a stored archive has the file that is named after the image: earlier versions did not compare them."""
     digest = image.image_id.removeprefix("sha256:").encode()
     named = {digest + b".json", b"blobs/sha256/" + digest}
     return any(member.path in named for member in capturing.reader.members(previous))

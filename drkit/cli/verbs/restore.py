@@ -100,8 +100,9 @@ def _print_restored(run: Run, kind: Kind, snapshot: str, restored: Restored) -> 
             document["unresolved"] = list(restored.unresolved)
         output.print_json(document)
     elif run.talks:
+        verified = "verified" if not restored.unresolved else "content verified, but not each of its names"
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in restored.phases.items())
         output.print_line(
             f"restored {kind} {restored.name} from snapshot {snapshot}: {counted(restored.files, 'file')}, "
-            f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), verified"
+            f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), {verified}"
         )

@@ -21,6 +21,7 @@ from drkit.errors import IntegrityError
 from drkit.operations.context import Context
 from drkit.operations.policy import show_policy
 from drkit.pipeline.documents import write_documents
+from drkit.pipeline.image_archive import PassingArchive
 from drkit.policy import load_policy
 from drkit.repository.commit.marks import put_mark
 from drkit.repository.commit.session import Session
@@ -38,7 +39,8 @@ from drkit.targets import image as image_kind
 from drkit.targets import volume as volume_kind
 from drkit.targets.base import RestoreOptions, Restoring
 from drkit.targets.pipes import description_of
-from tests.support.fake_engine import FakeEngine, backup, with_its_id
+from tests.support import fake_engine
+from tests.support.fake_engine import FakeEngine, backup, docker_archive, with_its_id
 from tests.support.leaks import leaks, leaks_in_files
 from tests.support.meta_view import MetaView
 from tests.support.repositories import create
@@ -329,6 +331,20 @@ def test_a_plan_without_the_identity_says_what_it_cannot_know(shop: Shop) -> Non
         unknown = [note for note in plan.notes if "driver options and labels are data" in note]
         assert bool(unknown) is not knows
         assert plan.details == {"driver": "local", "options": {} if knows else None}
+
+
+def test_the_archive_of_another_image_that_an_earlier_version_kept_is_not_taken_over(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(PassingArchive, "require", lambda *rest: None)
+        other = with_its_id(shop.engine.images[IMAGE] | {"Os": "plan9"})
+        earlier.setattr(fake_engine, "docker_archive", lambda document, tags: docker_archive(other, tags))
+        kept = shop.backup().targets[3]
+    made = shop.backup().targets[3]
+    again = shop.backup().targets[3]
+    assert kept.source == made.source == again.source
+    assert kept.tree != made.tree == again.tree
 
 
 # --- what an image or a volume may say of itself
