@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -208,5 +209,6 @@ def test_from_a_bucket_it_is_downloaded_with_the_settings_of_the_kit() -> None:
 
 
 def test_a_hostile_address_stays_one_word_of_each_command() -> None:
-    [line] = [line for line in commands(replace(KITS["hostile"], program=PROGRAM)) if line.startswith("cp ")]
+    url = f"file://{quote(HOSTILE)}"  # as a path it would be refused, since it holds a $
+    [line] = [line for line in commands(replace(KITS["hostile"], url=url, program=PROGRAM)) if line.startswith("cp ")]
     assert shlex.split(line) == ["cp", f"{HOSTILE}/{PROGRAM.key}", "drkit.tar"]
