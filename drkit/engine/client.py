@@ -102,6 +102,8 @@ class Engine:
                 # docker-py reports a bad URL as one of several foreign errors.
                 if isinstance(error, FOREIGN_ERRORS):
                     raise
+                if address.doubts:  # docker-py reads the same file, and trips over some that are not what it expects
+                    raise EngineUnavailable(address.doubts[0], hint="Mend that file, or move it away.") from error
                 raise explain(error, "docker engine") from error
         # docker-py adds these only to requests of its own methods.
         api.headers.update(address.headers)

@@ -29,7 +29,7 @@ from drkit.targets.base import Planned
 
 _DATA = re.compile(r"(?:^|/)volumes/([^/]+)/_data(?:/(.*))?$", re.DOTALL)
 """How the engine lays out a volume below its data root, wherever that is."""
-_REPOSITORY = "the repository"
+REPOSITORY = "the repository"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def require_apart(context: Context, planned: Sequence[Planned]) -> None:
     Raises StorageUnavailable for a repository in memory.
     """
     for ours in stores(context):
-        require_lasting(ours, context.events, refuse=ours.what == _REPOSITORY)
+        require_lasting(ours, context.events, refuse=ours.what == REPOSITORY)
     found = list(overlaps(context, planned))
     if found:
         errors = [each.error for each in found]
@@ -146,7 +146,7 @@ def overlaps(context: Context, planned: Sequence[Planned]) -> Iterator[Overlap]:
 
 def overlaps_of_policy(policy: Policy) -> Iterator[Overlap]:
     """As `overlaps`, as far as it can be told without an engine: what lies in the engine's directory of a volume."""
-    for what, place in ((_REPOSITORY, policy.repository), ("the mirror", policy.mirror)):
+    for what, place in ((REPOSITORY, policy.repository), ("the mirror", policy.mirror)):
         if place is None or is_s3(place.url):
             continue
         path = local_path(place.url)
@@ -165,7 +165,7 @@ def overlaps_of_policy(policy: Policy) -> Iterator[Overlap]:
 def stores(context: Context) -> Iterator[Ours]:
     """The directories of the repository and the mirror; none for a bucket."""
     mirror = context.required_policy.mirror
-    for what, url in ((_REPOSITORY, context.access.url), ("the mirror", mirror.url if mirror else "")):
+    for what, url in ((REPOSITORY, context.access.url), ("the mirror", mirror.url if mirror else "")):
         if url and not is_s3(url):
             yield Ours(what, local_path(url), holds_all=True)
 

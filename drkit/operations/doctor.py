@@ -18,7 +18,7 @@ from drkit.engine.helper.image import ensure_helper
 from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, StorageUnavailable, counted, reason
 from drkit.events import Warned
-from drkit.operations.apart import overlaps, passing, stores
+from drkit.operations.apart import REPOSITORY, overlaps, passing, stores
 from drkit.operations.context import Context
 from drkit.operations.recipients import addition_hint, compared
 from drkit.operations.remembered import remembered
@@ -82,8 +82,7 @@ def diagnose(context: Context) -> Diagnosis:
             *_tried("keys", lambda: _keys(access)),
             *_tried("storage", lambda: _storage(context, found)),
             *_tried("repository", lambda: _repository(context, found)),
-            *_tried("engine", lambda: _engine(context.engine)),
-            *_tried("places", lambda: _places(context)),
+            *_tried("engine", lambda: _engine(context)),
             *_tried("helper", lambda: _helper(context.engine, image)),
         ],
         context.warnings,
@@ -240,26 +239,27 @@ def _holders(context: Context, repository: Repository) -> Iterator[Finding]:
 
 
 def _places(context: Context) -> Iterator[Finding]:
-    """Whether what drkit writes lies apart from what it protects."""
+    """Whether what drkit writes lies apart from what it protects, and lasts."""
     if context.policy is None:
         return
     for ours in stores(context):
         problem = passing(ours.path)
-        if problem is not None:
-            yield _warning("places", problem.message(ours), "Keep it on a disk, best on another one than the data.")
+        if problem is not None and not (problem.in_memory and ours.what == REPOSITORY):  # which the storage told
+            yield _warning("engine", problem.message(ours), "Keep it on a disk, best on another one than the data.")
     if not context.engine.is_local:
-        yield _ok("places", "the engine is not reached through a socket of this host: directories are not compared")
+        yield _ok("engine", "it is not reached through a socket of this host: directories are not compared")
         return
     found = list(overlaps(context, plan_targets(context.policy, context.engine)))
     for each in found:
-        yield _failed("places", each.error)
+        yield _failed("engine", each.error)
     if not found:
-        yield _ok("places", "no protected volume holds the repository, or anything else that drkit writes")
+        yield _ok("engine", "no protected volume holds the repository, or anything else that drkit writes")
 
 
-def _engine(engine: Engine) -> Iterator[Finding]:
-    version = engine.version()
+def _engine(context: Context) -> Iterator[Finding]:
+    version = context.engine.version()
     yield _ok("engine", f"Docker Engine {version.get('Version', 'of unknown version')} answers")
+    yield from _places(context)
 
 
 def _helper(engine: Engine, image: str) -> Iterator[Finding]:
