@@ -76,7 +76,8 @@ class RestoreJournal:
     def has_begun(self, volume: str, restore_id: str) -> bool:
         """Whether this restore into `volume` is noted: it is running, or was interrupted."""
         with self._explained("read", volume), suppress(FileNotFoundError):
-            return restore_id.encode() in (self._directory / volume).read_bytes()
+            note = _read((self._directory / volume).read_bytes())
+            return note is not None and note.restore_id == restore_id
         return False
 
     def end(self, volume: str) -> None:

@@ -25,6 +25,7 @@ from drkit.engine.client import Engine
 from drkit.engine.labels import LABEL_HELPER, LABEL_RESTORE
 from drkit.errors import DrkitError, RetentionRefused, UsageError
 from drkit.events import Collected
+from drkit.host.restore_journal import RestoreNote
 from drkit.operations.accept import accept
 from drkit.operations.backup import BackupResult
 from drkit.operations.backup_run import run
@@ -537,7 +538,7 @@ def test_a_volume_that_a_restore_has_not_finished_is_partial(host: Nights) -> No
     host.engine.volumes["media"]["Labels"] = {LABEL_RESTORE: "00112233aabbccdd"}
     with host.context() as context:
         journal = context.state.restores
-        journal.begin("media", "00112233aabbccdd")
+        journal.begin("media", RestoreNote("00112233aabbccdd"))
         running = host.backup()
         descriptor = journal._held.pop("media")
         os.close(descriptor)  # as the kernel does with that of a process that was killed
