@@ -16,6 +16,18 @@ def find(engine: Engine, labels: Iterable[str] = (), *, stopped: bool = True) ->
     return list(engine.get("list of containers", "/containers/json", params=params))
 
 
+def own_labels(engine: Engine, container: Document) -> dict[str, str]:
+    """The labels that whoever created a container gave it, without those that its image brought along.
+
+    The engine mixes both, and whoever makes an image chooses what production's containers carry. A label that both
+    gave with one value counts as the image's. `container` is an element of `find`.
+    """
+    labels = dict(container.get("Labels") or {})
+    image = engine.look_up(f"image {container['ImageID']}", f"/images/{container['ImageID']}/json")
+    brought = ((image or {}).get("Config") or {}).get("Labels") or {}
+    return {key: value for key, value in labels.items() if brought.get(key) != value}
+
+
 def inspect(engine: Engine, ref: str) -> Document | None:
     return engine.look_up(f"container {ref}", f"/containers/{check_name('container', ref)}/json")
 

@@ -19,12 +19,8 @@ def find(engine: Engine, labels: Iterable[str] = ()) -> list[Document]:
 
 
 def match(engine: Engine, pattern: str) -> list[str]:
-    """The names of the volumes that match a shell pattern, sorted; drkit's own scratch volumes are left out."""
-    return sorted(
-        volume["Name"]
-        for volume in find(engine)
-        if fnmatch.fnmatchcase(volume["Name"], pattern) and LABEL_HELPER not in (volume.get("Labels") or {})
-    )
+    """The names of the volumes that match a shell pattern, sorted, whatever their labels."""
+    return sorted(volume["Name"] for volume in find(engine) if fnmatch.fnmatchcase(volume["Name"], pattern))
 
 
 def inspect(engine: Engine, name: str) -> Document | None:
@@ -51,6 +47,19 @@ def create(
 def remove(engine: Engine, name: str) -> bool:
     """Remove it; False when there was none."""
     return engine.delete(f"volume {name}", f"/volumes/{check_name('volume', name)}")
+
+
+def users(engine: Engine, name: str) -> list[str]:
+    """The ids of the containers that mount it, stopped ones too."""
+    params = {"all": 1, **filters(volume=[name])}
+    return [str(user["Id"]) for user in engine.get(f"users of volume {name}", "/containers/json", params=params)]
+
+
+def remove_scratch(engine: Engine, name: str) -> None:
+    """Remove a scratch volume of a helper's, if there is one of this name; leave any other alone."""
+    there = inspect(engine, name)
+    if there is not None and LABEL_HELPER in (there.get("Labels") or {}):
+        remove(engine, name)
 
 
 # -- for a restore
@@ -110,7 +119,7 @@ def _without_secrets(value: str) -> str:
 def require_absent(engine: Engine, name: str, *, unless_restore: str | None = None) -> None:
     """Raise DrkitError when the volume exists, unless the restore with the id `unless_restore` created it."""
     there = inspect(engine, name)
-    if there is not None and (unless_restore is None or not _created_by(unless_restore, there)):
+    if there is not None and (unless_restore is None or not created_by(unless_restore, there)):
         raise _exists(name)
 
 
@@ -135,7 +144,7 @@ def create_restored(
         plan = VolumePlan(plan.driver, {}, (*plan.dropped, dropped))
         create(engine, name, plan.driver, plan.options, labels)
     created = inspect(engine, name)
-    if created is None or not _created_by(restore_id, created):
+    if created is None or not created_by(restore_id, created):
         raise _exists(name)
     return RestoredVolume(name, plan)
 
@@ -143,7 +152,7 @@ def create_restored(
 def remove_restored(engine: Engine, name: str, restore_id: str) -> bool:
     """Remove a volume that `create_restored` created with this id; leave any other alone. False when it was left."""
     there = inspect(engine, name)
-    return there is not None and _created_by(restore_id, there) and remove(engine, name)
+    return there is not None and created_by(restore_id, there) and remove(engine, name)
 
 
 def _on_this_engine(engine: Engine, plan: VolumePlan) -> VolumePlan:
@@ -154,7 +163,8 @@ def _on_this_engine(engine: Engine, plan: VolumePlan) -> VolumePlan:
     return VolumePlan("local", {}, (*plan.dropped, f"driver {plan.driver}: this engine does not have it"))
 
 
-def _created_by(restore_id: str, volume: Document) -> bool:
+def created_by(restore_id: str, volume: Document) -> bool:
+    """Whether a volume has the label that the restore with this id gave it."""
     return (volume.get("Labels") or {}).get(LABEL_RESTORE) == restore_id
 
 

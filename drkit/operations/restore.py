@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drkit.catalog.find import Scope, find_target
+from drkit.errors import DrkitError, PartialFailure
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Kind
@@ -22,6 +23,16 @@ class RestoreResult:
     plan: RestorePlan
     restored: Restored | None = None
     warnings: list[Warned] = field(default_factory=list)
+
+    @property
+    def error(self) -> DrkitError | None:
+        """The error that decides the exit code: something of the snapshot is not in what was restored."""
+        if self.restored is None or not self.restored.lost:
+            return None
+        return PartialFailure(
+            f"{self.plan.target.kind} {self.restored.name}: restored without {'; '.join(self.restored.lost)}",
+            hint="Restore again on a host where drkit helper build works.",
+        )
 
 
 def restore(
@@ -38,7 +49,7 @@ def restore(
     snapshot, target = find_target(context.repository, reference, kind, name, scope)
     context.warn_of_newer()
     context.warn_of_damaged_records()
-    restoring = Restoring(lambda: context.engine, context.repository, context.state.restores, context.events)
+    restoring = Restoring(lambda: context.engine, context.repository, context.state, context.events)
     plan = KINDS[kind].plan_restore(restoring, snapshot, target, options)
     for note in plan.notes:
         context.events.note(note)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import docker
 import pytest
 
+from tests.support.lab import know_helper
 from tests.support.mutations import mutate_tree
 from tests.support.torture import ACCESS_ACL, DEFAULT_ACL, MIB, make_torture_tree, named_acl
 from tests.support.treecompare import compare_trees, describe, scan_tree
@@ -103,6 +104,7 @@ class Lab:
 def lab(engine_url: str, drkit_cli: Callable[..., Any], tmp_path: Path, unique_name: str) -> Iterator[Lab]:
     with closing(docker.APIClient(base_url=engine_url, timeout=REMOVAL_SECONDS)) as api:
         lab = Lab(api, drkit_cli, tmp_path, unique_name)
+        know_helper(tmp_path / "state")
         yield lab
         remove_volumes(api, lab.made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any, cast
 import docker.errors
 
 from drkit.engine.client import Engine, explain
+from drkit.engine.helper.archive import write_image
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperProcess
 from drkit.operations.backup_run import run
@@ -23,7 +25,8 @@ from drkit.targets import plan_targets
 from drkit.targets.base import Ready
 from tests.support.host_process import HostProcess
 
-HELPER = HelperImage("sha256:0", "host", "1.34", "amd64", full=True)
+_HELPER_CONFIG = b'{"architecture": "amd64", "rootfs": {"diff_ids": []}}'
+HELPER = HelperImage(f"sha256:{hashlib.sha256(_HELPER_CONFIG).hexdigest()}", "host", "1.34", "amd64", full=True)
 
 
 class FakeEngine:
@@ -57,6 +60,10 @@ class FakeEngine:
         """The archive of an image: a manifest, and the configuration that the engine describes."""
         assert path == "/images/get"
         archive = io.BytesIO()
+        if request["params"]["names"] == [HELPER.image_id]:
+            write_image(archive, _HELPER_CONFIG, [])
+            yield SimpleNamespace(iter_content=lambda size: iter([archive.getvalue()]))
+            return
         with tarfile.open(fileobj=archive, mode="w") as tar:
             for name in ("config.json", "manifest.json"):
                 content = repr([self.images[ref] for ref in request["params"]["names"]]).encode()

@@ -217,7 +217,8 @@ def remove_helpers(engine: Engine, run_id: str) -> None:
     would stay for good, and its volume would count as in use.
     """
     for container in containers.find(engine, [f"{LABEL_HELPER}={run_id}"]):
-        containers.remove(engine, str(container["Id"]))
+        if LABEL_HELPER in containers.own_labels(engine, container):
+            containers.remove(engine, str(container["Id"]))
 
 
 def run_helper(engine: Engine, image_id: str, script: str, *, run_id: str, **options: Any) -> tuple[bytes, HelperExit]:
