@@ -114,18 +114,17 @@ def _built_and_proven(engine: Engine, state: HostState, run_id: str) -> HelperIm
 
 def _prove(engine: Engine, state: HostState, built: Built, run_id: str) -> None:
     """Raise DrkitError unless a helper keeps what it must. One that was made for this is removed again."""
+    name = f"helper image {built.helper.image_id[:19]} from {built.helper.source}"
     try:
-        # Without SYS_ADMIN: what it is for depends on the engine, and a new image gets no more than it needs.
+        # Without SYS_ADMIN: what that is for depends on the engine, and a new image gets no more than it needs.
         found = probe(engine, state, built.helper, run_id=run_id, trusted_xattrs=False)
         if found.missing:
-            raise DrkitError(
-                f"helper image {built.helper.image_id[:19]} from {built.helper.source}: it does not keep "
-                f"{', '.join(found.missing)}",
-                hint="See what it keeps: drkit helper probe.",
-            )
-    except BaseException:
+            raise DrkitError(f"it does not keep {', '.join(found.missing)}")
+    except BaseException as error:
         if built.new:
             remove_image(engine, built.helper.image_id)
+        if isinstance(error, DrkitError) and not isinstance(error, EngineUnavailable):
+            raise DrkitError(f"{name} does not work: {error.message}", hint=error.hint, said=error.said) from error
         raise
 
 
