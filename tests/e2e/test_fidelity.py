@@ -230,28 +230,6 @@ def test_a_path_longer_than_the_kernel_takes_is_an_error_that_names_it(lab: Lab,
 # --- a stock helper ---------------------------------------------------------------------------------------------------
 
 
-def make_plain_tree(root: Path) -> None:
-    (root / "directory").mkdir(mode=0o2770)
-    (root / "directory" / "file").write_bytes(bytes(range(256)) * 1000)
-    (root / "directory" / "linked").hardlink_to(root / "directory" / "file")
-    (root / "setuid").write_bytes(b"#!")
-    os.chown(root / "setuid", 999, 998)
-    (root / "setuid").chmod(0o4755)
-    (root / "symlink").symlink_to("directory/file")
-    (root / "-rf name with spaces, 'quotes' and \\").touch()
-    (root / "caf\udce9").touch()
-    os.mkfifo(root / "fifo")
-    (root / "attributes").touch()
-    with (root / "sparse").open("wb") as file:
-        file.truncate(MIB)
-    for path in scan_tree(root):
-        os.utime(root / os.fsdecode(path), ns=(0, 1_600_000_000_000_000_000), follow_symlinks=False)
-    os.setxattr(root / "attributes", "user.one", b"1")
-    os.setxattr(root / "attributes", ACCESS_ACL, named_acl(33, 998))
-    for name in ("", "attributes", "sparse"):
-        os.utime(root / name, ns=(0, 1_600_000_000_123_456_789))
-
-
 def test_stock_helper_refuses_what_it_cannot_list(lab: Lab, stock_alpine_image: str) -> None:
     """BusyBox tar takes a list of lines: a name that holds a newline would be two other names."""
     volume = lab.volume("stock-newline")
