@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from drkit.engine.client import Document, Engine, EngineError, filters
+from drkit.engine.client import Document, Engine, EngineError
 from drkit.engine.names import image_reference
 from drkit.errors import EngineUnavailable
 from drkit.policy.references import Reference, parse_reference
@@ -21,9 +21,8 @@ _TAR = {"Content-Type": "application/x-tar"}
 _LOADED = re.compile(r"Loaded image(?: ID)?: (\S+)")
 
 
-def find(engine: Engine, labels: Iterable[str] = ()) -> list[Document]:
-    """All images that carry every one of `labels` ("key" or "key=value")."""
-    return list(engine.get("list of images", "/images/json", params=filters(label=labels)))
+def find(engine: Engine) -> list[Document]:
+    return list(engine.get("list of images", "/images/json"))
 
 
 def inspect(engine: Engine, ref: str) -> Document | None:
@@ -67,13 +66,13 @@ def remove(engine: Engine, ref: str) -> bool:
     return engine.delete(f"image {ref}", f"/images/{image_reference(ref).full}", params={"noprune": 1})
 
 
-def is_in_registry(engine: Engine, ref: str, *, timeout: float) -> bool:
-    """Whether a registry confirms within `timeout` seconds that it has `ref`. Any other outcome is False."""
+def digest_in_registry(engine: Engine, ref: str, *, timeout: float) -> str | None:
+    """The digest of `ref` in its registry; None unless one confirms within `timeout` seconds that it has `ref`."""
     try:
-        engine.get(f"image {ref}", f"/distribution/{image_reference(ref).full}/json", timeout=timeout)
+        found = engine.get(f"image {ref}", f"/distribution/{image_reference(ref).full}/json", timeout=timeout)
     except (EngineError, EngineUnavailable):
-        return False
-    return True
+        return None
+    return str(found["Descriptor"]["digest"])
 
 
 def pull(engine: Engine, ref: str, *, silence: float) -> None:
@@ -82,18 +81,19 @@ def pull(engine: Engine, ref: str, *, silence: float) -> None:
     _work(engine, f"pull of image {ref}", "/images/create", silence=silence, params=params)
 
 
-def build(engine: Engine, context: bytes, tag: str, *, silence: float) -> str:
-    """Build an image from a tar of its context with the engine's classic builder; return its id.
+def build(engine: Engine, context: bytes, what: str, *, silence: float) -> str:
+    """Build an image, without a name, from a tar of its context with the engine's classic builder; return its id.
 
-    `silence` bounds each wait for the engine's next message, in seconds.
+    Nothing is taken from the builder's cache, which knows steps by their text alone. `what` is for messages; `silence`
+    bounds each wait for the engine's next message, in seconds.
     """
-    doing = f"build of image {tag}"
-    params = {"t": tag, "rm": 1, "forcerm": 1}
-    _work(engine, doing, "/build", silence=silence, params=params, data=context, headers=_TAR)
-    built = inspect(engine, tag)
-    if built is None:
-        raise EngineError(f"{doing}: the engine reported success, but there is no such image")
-    return str(built["Id"])
+    doing = f"build of {what}"
+    params = {"rm": 1, "forcerm": 1, "nocache": 1}
+    said = _work(engine, doing, "/build", silence=silence, params=params, data=context, headers=_TAR)
+    ids = [str(message["aux"]["ID"]) for message in said if "ID" in (message.get("aux") or {})]
+    if not ids:
+        raise EngineError(f"{doing}: the engine reported success, but not which image it built")
+    return ids[-1]
 
 
 def save(engine: Engine, refs: Sequence[str]) -> Iterator[bytes]:
@@ -118,19 +118,20 @@ def load(engine: Engine, archive: Iterable[bytes]) -> list[str]:
         data=iter(archive),
         headers=_TAR,
     )
-    loaded = _LOADED.findall(said)
+    text = "".join(message.get("stream", "") for message in said)
+    loaded = _LOADED.findall(text)
     if not loaded:
-        raise EngineError(f"{doing}: the engine loaded nothing ({said.strip() or 'no message'})")
+        raise EngineError(f"{doing}: the engine loaded nothing ({text.strip() or 'no message'})")
     return loaded
 
 
-def _work(engine: Engine, doing: str, path: str, *, silence: float, **request: Any) -> str:
+def _work(engine: Engine, doing: str, path: str, *, silence: float, **request: Any) -> list[Document]:
     """Have the engine work, and return what it said. It reports a failure among its messages, after a status of 200."""
-    said = ""
+    said = []
     with engine.stream(doing, "POST", path, silence=silence, **request) as answer:
         for line in answer.iter_lines():
             message = json.loads(line) if line.strip() else {}
             if "error" in message:
                 raise EngineError(f"{doing}: {message['error']}", said=str(message["error"]))
-            said += message.get("stream", "")
+            said.append(message)
     return said

@@ -25,12 +25,8 @@ def find(engine: Engine, labels: Iterable[str] = ()) -> list[Document]:
 
 
 def match(engine: Engine, pattern: str) -> list[str]:
-    """The names of the volumes that match a shell pattern, sorted; drkit's own scratch volumes are left out."""
-    return sorted(
-        volume["Name"]
-        for volume in find(engine)
-        if fnmatch.fnmatchcase(volume["Name"], pattern) and LABEL_HELPER not in (volume.get("Labels") or {})
-    )
+    """The names of the volumes that match a shell pattern, sorted, whatever their labels."""
+    return sorted(volume["Name"] for volume in find(engine) if fnmatch.fnmatchcase(volume["Name"], pattern))
 
 
 def answering_drivers(engine: Engine) -> set[str]:
@@ -67,6 +63,13 @@ def create(
 def remove(engine: Engine, name: str) -> bool:
     """Remove it; False when there was none."""
     return engine.delete(f"volume {name}", f"/volumes/{check_name('volume', name)}")
+
+
+def remove_scratch(engine: Engine, name: str) -> None:
+    """Remove a scratch volume of a helper's, if there is one of this name; leave any other alone."""
+    there = inspect(engine, name)
+    if there is not None and LABEL_HELPER in (there.get("Labels") or {}):
+        remove(engine, name)
 
 
 # -- for a restore

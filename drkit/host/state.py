@@ -8,7 +8,10 @@ from pathlib import Path
 
 from drkit.events import LOGGED, Events
 from drkit.host.container_locks import ContainerLocks
+from drkit.host.known_helpers import KnownHelpers
 from drkit.host.restore_journal import RestoreJournal
+from drkit.host.restored_copies import RestoredCopies
+from drkit.host.scratch_volumes import ScratchVolumes
 from drkit.host.secret import HostSecret
 from drkit.host.seen import SeenRepositories
 from drkit.settings import directory_from
@@ -29,5 +32,8 @@ class HostState:
         self.directory = directory
         self.seen = SeenRepositories(directory / "repositories", events)
         self.restores = RestoreJournal(directory / "restores")
+        self.copies = RestoredCopies(directory / "copies")
+        self.scratch = ScratchVolumes(directory / "scratch")
+        self.helpers = KnownHelpers(directory / "helpers", events)
         self.containers = ContainerLocks(directory / "containers")
         self.documents = HostSecret(directory / "documents.key", events)

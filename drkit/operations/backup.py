@@ -14,10 +14,11 @@ from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, PartialFa
 from drkit.events import Warned
 from drkit.operations.apart import require_apart
 from drkit.operations.context import Context
-from drkit.repository.format.kinds import Status
+from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.names import new_run_id
 from drkit.targets import choose, plan_targets
 from drkit.targets.base import Planned, made_ready
+from drkit.targets.volume import own_volume
 
 if TYPE_CHECKING:
     from drkit.operations.copy import MirrorResult
@@ -65,10 +66,15 @@ class BackupResult:
 def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
     """Return the policy's targets with these names, or all without names.
 
-    Raises UsageError for an unknown name, and what `require_apart` raises.
+    A volume of drkit's own that only a pattern matches is not a target, and a note says so. Raises UsageError for an
+    unknown name, and what `require_apart` raises.
     """
     context.connect_ahead()
-    planned = choose(plan_targets(context.required_policy, context.engine), names)
+    planned = plan_targets(context.required_policy, context.engine)
+    own = {target.name: why for target in planned if (why := _why_own(context, target))}
+    for name, why in own.items():
+        context.events.note(f"volume {name} is not backed up: {why}. Name it in the policy to back it up")
+    planned = choose([target for target in planned if target.name not in own or target.kind != Kind.VOLUME], names)
     require_apart(context, planned)
     for said in context.engine.unlisted:
         context.events.warn(
@@ -76,6 +82,13 @@ def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
             hint="Start that plugin, then run drkit backup again; docker plugin ls and docker info show what there is.",
         )
     return planned
+
+
+def _why_own(context: Context, target: Planned) -> str | None:
+    named = {entry.name for entry in context.required_policy.protect.volumes}
+    if target.kind != Kind.VOLUME or target.problem or target.name in named:
+        return None
+    return own_volume(context.engine, context.state, target.name)
 
 
 def backup(context: Context, names: Sequence[str] = (), *, accept_repository: str | None = None) -> BackupResult:
@@ -88,7 +101,7 @@ def backup(context: Context, names: Sequence[str] = (), *, accept_repository: st
     """
     planned = plan_backup(context, names)
     run_id = new_run_id(context.now, os.urandom(4))
-    with made_ready(context.required_policy, context.engine, planned, run_id=run_id) as ready:
+    with made_ready(context.required_policy, context.engine, context.state, planned, run_id=run_id) as ready:
         # Deferred: half of what a backup loads (0.2 s), while the first helper starts.
         from drkit.operations.backup_run import run
 

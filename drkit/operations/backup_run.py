@@ -13,7 +13,8 @@ from drkit import __version__
 from drkit.access.opening import read_recipients
 from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
-from drkit.engine.helper.image import HelperImage, helper_archive
+from drkit.engine.helper.image import HelperImage
+from drkit.engine.helper.stored import helper_archive
 from drkit.errors import CaptureFailed, DrkitError, RepositoryError, about
 from drkit.host.installation import Installation
 from drkit.host.series import Series

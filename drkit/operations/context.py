@@ -135,6 +135,11 @@ class Context:
         """The helper image that the policy chooses; `auto` without a policy."""
         return self.policy.helper.image if self.policy else "auto"
 
+    @property
+    def helper_ids(self) -> list[str]:
+        """The ids of the helper images that this host built, for whichever engine."""
+        return list(dict.fromkeys(known.image_id for known in self.state.helpers.all()))
+
     # --- repository
 
     @cached_property

@@ -13,9 +13,6 @@ from drkit.access.access import Access
 from drkit.access.identities import key_file_problem
 from drkit.access.opening import open_access, read_recipients
 from drkit.catalog.find import readable_snapshots
-from drkit.engine.client import Engine
-from drkit.engine.helper.image import ensure_helper
-from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, StorageUnavailable, counted, reason
 from drkit.events import Warned
 from drkit.operations.apart import REPOSITORY, overlaps, passing, stores
@@ -28,6 +25,7 @@ from drkit.repository.repository import CONFIG, Repository
 from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
 from drkit.targets import plan_targets
+from drkit.targets.helper import ensure_helper, probe
 
 SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
@@ -75,7 +73,7 @@ def diagnose(context: Context) -> Diagnosis:
 
     Scratch objects are put, and removed, in a repository and in an empty place. What holds anything else is only read.
     """
-    access, image = context.access, context.helper_image
+    access = context.access
     found: list[Capabilities] = []
     return Diagnosis(
         [
@@ -83,7 +81,7 @@ def diagnose(context: Context) -> Diagnosis:
             *_tried("storage", lambda: _storage(context, found)),
             *_tried("repository", lambda: _repository(context, found)),
             *_tried("engine", lambda: _engine(context)),
-            *_tried("helper", lambda: _helper(context.engine, image)),
+            *_tried("helper", lambda: _helper(context)),
         ],
         context.warnings,
     )
@@ -262,11 +260,11 @@ def _engine(context: Context) -> Iterator[Finding]:
     yield from _places(context)
 
 
-def _helper(engine: Engine, image: str) -> Iterator[Finding]:
-    helper = ensure_helper(engine, image)
-    found = probe_helper(engine, helper)
+def _helper(context: Context) -> Iterator[Finding]:
+    helper = ensure_helper(context.engine, context.state, context.helper_image)
+    found = probe(context.engine, context.state, helper)
     lost = [name for name, kept in found.checks.items() if not kept]
-    yield _ok("helper", f"{helper.tar} from {helper.source}, over {found.transport}")
+    yield _ok("helper", f"{helper.image_id[:19]}: {helper.tar} from {helper.source}, over {found.transport}")
     if helper.full and not found.complete:
         raise DrkitError(f"the helper does not keep {', '.join(lost)}", hint="Build it again: drkit helper build.")
     if lost:

@@ -110,7 +110,7 @@ def init(
         except RepositoryError as failure:
             failure.message = f"repository {repository.id.hex()} is made and whole, but {failure.message}"
             error = failure
-    kit = make_kit(repository, access, now=now, program=program)
+    kit = make_kit(repository, access, now=now, program=program, helpers=context.helper_ids)
     if kit_file is not None:
         write_new(kit_file, kit_html(kit))
     return InitResult(

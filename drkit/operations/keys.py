@@ -214,7 +214,7 @@ def kit(context: Context, *, html: bool, file: Path | None = None, with_program:
             f"this recovery kit does not say how to install drkit from {repository.storage.url}/{stored[-1]}",
             hint="Run drkit key kit --with-program for one that does.",
         )
-    made = make_kit(repository, context.access, now=context.now, program=program)
+    made = make_kit(repository, context.access, now=context.now, program=program, helpers=context.helper_ids)
     page = kit_html(made) if html else kit_text(made)
     if file is not None:
         write_new(file, page)

@@ -27,7 +27,14 @@ class RestoreResult:
     @property
     def error(self) -> DrkitError | None:
         """What of the target is not as it was, although its content is."""
-        if self.restored is None or not self.restored.unresolved:
+        if self.restored is None:
+            return None
+        if self.restored.lost:
+            return PartialFailure(
+                f"{self.plan.target.kind} {self.restored.name}: restored without {'; '.join(self.restored.lost)}",
+                hint="Restore again on a host where drkit helper build works.",
+            )
+        if not self.restored.unresolved:
             return None
         target, missing = self.plan.target, self.restored.unresolved
         others = [*target.source.get("tags", []), target.source.get("image_id", "")]
@@ -52,7 +59,7 @@ def restore(
     snapshot, target = find_target(context.repository, reference, kind, name, scope, events=context.events)
     context.warn_of_newer()
     context.warn_of_damaged_records()
-    restoring = Restoring(lambda: context.engine, context.repository, context.state.restores, context.events)
+    restoring = Restoring(lambda: context.engine, context.repository, context.state, context.events)
     plan = KINDS[kind].plan_restore(restoring, snapshot, target, options)
     for note in plan.notes:
         context.events.note(note)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import HelperImage, ensure_helper
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
 from drkit.errors import DrkitError
@@ -21,9 +21,11 @@ from drkit.events import Events
 from drkit.pipeline.standby import StandBy
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
+from drkit.targets.helper import ensure_helper
 
 if TYPE_CHECKING:
     from drkit.host.restore_journal import RestoreJournal
+    from drkit.host.state import HostState
     from drkit.pipeline.selection import Selection
     from drkit.repository.format.snapshot import Snapshot, Target
     from drkit.repository.reader import ChunkReader
@@ -73,14 +75,16 @@ class Ready:
 
 
 @contextmanager
-def made_ready(policy: Policy, engine: Engine, targets: list[Planned], *, run_id: str) -> Iterator[Ready]:
+def made_ready(
+    policy: Policy, engine: Engine, state: HostState, targets: list[Planned], *, run_id: str
+) -> Iterator[Ready]:
     """Start the helpers of all existing volumes one ahead, in this order. Those left over end when the context does.
 
     Without a helper all volumes fail; that is raised where nothing else is to be captured.
     """
     volumes = {target.name: target for target in targets if target.kind == Kind.VOLUME and not target.problem}
     try:
-        helper = ensure_helper(engine, policy.helper.image, run_id=run_id) if volumes else None
+        helper = ensure_helper(engine, state, policy.helper.image, run_id=run_id) if volumes else None
     except DrkitError as error:
         if not any(target.kind != Kind.VOLUME and not target.problem for target in targets):
             raise
@@ -119,11 +123,13 @@ class RestoreOptions:
     """How to restore a target: under the name `to` instead of its own, and only `paths` of it (gitignore patterns).
 
     `same_device` reuses options that name a device, bind path or share: it writes into the data of the original.
+    `trust_helper` is the full id of a helper image that may run although a snapshot brings it; see helper.py.
     """
 
     to: str | None = None
     paths: Sequence[str] = ()
     same_device: bool = False
+    trust_helper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class Restoring:
 
     connect: Callable[[], Engine]
     repository: Repository
-    journal: RestoreJournal
+    state: HostState
     events: Events
 
     @property
@@ -162,7 +168,8 @@ class RestorePlan:
 class Restored:
     """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase.
 
-    `unresolved` are the names of it that lead to nothing, or to something else, on this engine.
+    `unresolved` are the names of it that lead to nothing, or to something else, on this engine. `helper` wrote and
+    verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write.
     """
 
     name: str
@@ -171,6 +178,8 @@ class Restored:
     seconds: float
     phases: dict[str, float]
     unresolved: tuple[str, ...] = ()
+    helper: HelperImage | None = None
+    lost: tuple[str, ...] = ()
 
 
 class TargetKind(Protocol):

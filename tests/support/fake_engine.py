@@ -16,6 +16,7 @@ from typing import Any, cast
 import docker.errors
 
 from drkit.engine.client import Engine, explain
+from drkit.engine.helper.archive import write_image
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperProcess
 from drkit.operations.backup_run import run
@@ -26,7 +27,8 @@ from drkit.targets import plan_targets
 from drkit.targets.base import Ready
 from tests.support.host_process import HostProcess
 
-HELPER = HelperImage(f"sha256:{0:064}", "host", "1.34", "amd64", full=True)
+_HELPER_CONFIG = b'{"architecture": "amd64", "rootfs": {"diff_ids": []}}'
+HELPER = HelperImage(f"sha256:{hashlib.sha256(_HELPER_CONFIG).hexdigest()}", "host", "1.34", "amd64", full=True)
 
 
 class FakeEngine:
@@ -76,10 +78,15 @@ class FakeEngine:
     def stream(self, doing: str, method: str, path: str, **request: Any) -> Iterator[Any]:
         assert path == "/images/get"
         [ref] = request["params"]["names"]
+        if ref == HELPER.image_id:
+            archive = io.BytesIO()
+            write_image(archive, _HELPER_CONFIG, [])
+            yield SimpleNamespace(iter_content=lambda size: iter([archive.getvalue()]))
+            return
         document = self._image(ref)
         assert document is not None
-        archive = docker_archive(document, [parse_reference(ref).familiar])
-        yield SimpleNamespace(iter_content=lambda size: iter([archive]))
+        image = docker_archive(document, [parse_reference(ref).familiar])
+        yield SimpleNamespace(iter_content=lambda size: iter([image]))
 
     def take(self, name: str) -> HelperProcess:
         """What stands by for a capture of a volume."""

@@ -220,7 +220,7 @@ def reads_back(shop: Shop) -> None:
 
 def restoring_with(shop: Shop, repository: Repository) -> Restoring:
     with shop.context(repository) as context:
-        return Restoring(lambda: cast("Engine", shop.engine), repository, context.state.restores, context.events)
+        return Restoring(lambda: cast("Engine", shop.engine), repository, context.state, context.events)
 
 
 def test_an_unchanged_second_backup_stores_no_document_again(shop: Shop) -> None:
