@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import docker
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import PROJECT
 from tests.support.engine_proxy import Answer, EngineProxy, Request, refusal
 from tests.support.lab import Lab, Result, laboratory
-from tests.support.volume_plugin import VolumePlugin
+from tests.support.volume_plugin import SPECS, VolumePlugin
 
 DEAD = (
     'get {}: error while checking if volume "{}" exists in driver "nas": Post "http://%2Frun%2Fnas.sock/VolumeDriver.Get"'
@@ -133,7 +133,8 @@ def test_a_helper_that_cannot_be_started_for_one_volume_fails_that_one(two: Two)
 def test_without_a_helper_the_images_are_backed_up(two: Two) -> None:
     image = two.lab.image("app", {"file": b"app"})
     two.lab.init(two.bad, images=[image])
-    none = lambda request: refusal(500, "no images") if "/images/json" in request.path else None  # noqa: E731
+    # The helper is known by its id.
+    none = lambda request: refusal(500, "no images") if "/images/sha256:" in request.path else None  # noqa: E731
     only_bad_failed(two.backup(none, "--json"), f"volume {two.bad.name}")
 
 
@@ -170,29 +171,38 @@ def test_an_engine_that_is_away_ends_the_run(two: Two) -> None:
 # --- for real
 
 
+class Own(NamedTuple):
+    """An engine, and the directory where it alone looks for plugins."""
+
+    host: str
+    specs: Path
+
+
 @pytest.fixture
-def engine_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def engine_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
     """An engine waits 15 s for a dead plugin at every listing, for as long as it runs: no other test is to do so."""
-    root = tmp_path_factory.mktemp("engine") / "root"
-    script = PROJECT / "scripts" / "engine"
-    subprocess.run([script, "start", "--root", root], check=True)
+    place = tmp_path_factory.mktemp("engine")
+    root, specs, script = place / "root", place / "specs", PROJECT / "scripts" / "engine"
+    specs.mkdir()
+    SPECS.mkdir(parents=True, exist_ok=True)
+    apart = ["unshare", "--mount", "sh", "-ec", 'mount --bind "$1" "$2"; exec "$3" start --root "$4"', "sh"]
+    subprocess.run([*apart, specs, SPECS, script, root], check=True)
     try:
         told = subprocess.run([script, "env", "--root", root], check=True, capture_output=True, text=True).stdout
-        yield next(line.split("=", 1)[1].strip("'\"") for line in told.splitlines() if "DOCKER_HOST=" in line)
+        host = next(line.split("=", 1)[1].strip("'\"") for line in told.splitlines() if "DOCKER_HOST=" in line)
+        yield Own(host, specs)
     finally:
         subprocess.run([script, "remove", "--root", root], check=True)
 
 
-def test_a_volume_plugin_with_a_dead_socket(engine_of_its_own: str, tmp_path: Path, unique_name: str) -> None:
-    api = docker.APIClient(base_url=engine_of_its_own, timeout=120)
+def test_a_volume_plugin_with_a_dead_socket(engine_apart: Own, tmp_path: Path, unique_name: str) -> None:
+    api = docker.APIClient(base_url=engine_apart.host, timeout=120)
     driver = f"{unique_name}-nas"
-    with VolumePlugin(driver, tmp_path) as plugin, laboratory(api, tmp_path, unique_name) as lab:
+    with VolumePlugin(driver, tmp_path, engine_apart.specs) as plugin, laboratory(api, tmp_path, unique_name) as lab:
         good = lab.volume("good", {"file": b"content"})
-        plugin.announce()
         api.create_volume(f"{lab.name}-bad", driver=driver)
-        plugin.withdraw()  # the engine knows it now, and the others on this machine need not
         plugin.die()
         lab.init(good, f"{lab.name}-bad")
-        result = lab.drkit("backup", "--json", env={**os.environ, "DOCKER_HOST": engine_of_its_own})
+        result = lab.drkit("backup", "--json", env={**os.environ, "DOCKER_HOST": engine_apart.host})
         bad = only_bad_failed(result, f"volume {lab.name}-bad")
         assert "connection refused" in bad["error"] or "no such file" in bad["error"]

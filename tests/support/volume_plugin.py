@@ -11,36 +11,31 @@ from pathlib import Path
 from typing import Any
 
 SPECS = Path("/etc/docker/plugins")
+"""Where every engine of a machine looks for plugins, unless something else is mounted there for it."""
 
 
 class VolumePlugin:
     """Lives while it is entered, but for the time between `die` and `revive`.
 
-    Every engine of the machine looks for plugins in the same place: so it is announced only while `announced` is.
+    It is announced in `specs`, which one engine takes for `SPECS`: an engine that has once seen a plugin waits for it
+    at every listing, for as long as the engine runs.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, specs: Path) -> None:
         self.name = name
         self._socket = directory / "plugin.sock"
-        self._spec = SPECS / f"{name}.spec"
+        self._spec = specs / f"{name}.spec"
         self._data = directory / "plugin-data"
         self._volumes: set[str] = set()
         self._server: socketserver.ThreadingUnixStreamServer | None = None
 
-    def announce(self) -> None:
-        SPECS.mkdir(parents=True, exist_ok=True)
-        self._spec.write_text(f"unix://{self._socket}\n")
-
-    def withdraw(self) -> None:
-        self._spec.unlink(missing_ok=True)
-
     def __enter__(self) -> VolumePlugin:
         self._data.mkdir()
         self.revive()
+        self._spec.write_text(f"unix://{self._socket}\n")
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.withdraw()
         self.die()
 
     def die(self) -> None:
