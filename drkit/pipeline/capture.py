@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import merge
+from typing import NamedTuple
 
 from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import TarReport, classify_tar_stderr
-from drkit.engine.helper.process import HelperExit, HelperProcess
+from drkit.engine.helper.process import HelperProcess
+from drkit.engine.helper.reading import Reading
 from drkit.errors import CaptureFailed
 from drkit.events import Events
+from drkit.pipeline.filesystems import Proof
 from drkit.pipeline.listing import requested
 from drkit.pipeline.members import content_size, scanned_member, unscanned_member
 from drkit.pipeline.paths import member_path
+from drkit.pipeline.readings import readings
 from drkit.pipeline.reuse import READ, REUSE, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
@@ -37,6 +41,7 @@ A write through mmap leaves ctime and mtime as they are while the page stays dir
 and a file system with coarse timestamps hides a second write within its tick.
 """
 TORN_RETRIES = 2
+LINK_LOSS = "hard links where the file system's inode numbers prove nothing: each name is a file of its own"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,18 @@ class Capture:
         return MemberStream(watching, self.repository.meta.member, self.writer.put_data)
 
 
+class _Scanned(NamedTuple):
+    """A helper that has scanned its directory, and waits to be asked for members."""
+
+    process: HelperProcess
+    scan: Scan
+    exclude: Patterns
+
+
+_Again = Callable[[], AbstractContextManager[_Scanned]]
+"""Gives another helper for the same directory."""
+
+
 class _Tree:
     """The target's tree in the making, and what it counts."""
 
@@ -84,10 +101,16 @@ class _Tree:
 
 @dataclass
 class _Flaws:
-    """The paths that tar read while they changed, and those that vanished before it read them."""
+    """The paths that tar read while they changed, those that vanished before, and further links taken for files."""
 
     torn: set[bytes] = field(default_factory=set)
     vanished: set[bytes] = field(default_factory=set)
+    unlinked: set[bytes] = field(default_factory=set)
+
+    def update(self, other: _Flaws) -> None:
+        self.torn |= other.torn
+        self.vanished |= other.vanished
+        self.unlinked |= other.unlinked
 
 
 def encoding(helper: HelperImage) -> str:
@@ -105,19 +128,26 @@ def capture_directory(
 ) -> None:
     """Capture a directory, taking over from `previous` what has not changed.
 
-    `start` gives the process that captures the directory, `start_again` another one for each time that torn files are
-    read again. What stays torn, and what vanished, is listed in the target. Raises CaptureFailed when the stream cannot
-    be proven whole.
+    `start` gives the process that captures the directory, `start_again` another one for files that must be read in
+    another way, and for each time that torn files are read again. What stays torn, and what vanished, is listed in the
+    target. Raises CaptureFailed when the stream cannot be proven whole.
     """
     target = capture.target
     target.encoding = encoding(helper)
-    if previous is not None and not (helper.full and _same_capture(previous, target) and _has_tree(capture, previous)):
-        previous = None
-    with Spool() as members:
+    scanned = partial(read_scan, exclude=exclude, what=target.title, full=helper.full)
+
+    @contextmanager
+    def again() -> Iterator[_Scanned]:
+        with start_again() as process:
+            yield _Scanned(process, scanned(process.readinto), exclude)
+
+    with ExitStack() as spools:
         with ExitStack() as stack:
             process = stack.enter_context(start())
-            scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
+            scan = scanned(process.readinto)
             target.filesystem = _file_system(scan, capture.salt)
+            if not (helper.full and previous and _same_capture(previous, target) and _has_tree(capture, previous)):
+                previous = None
             plan = read_everything(scan)
             if previous is not None:
                 plan = plan_reuse(scan, partial(capture.reader.members, previous), capture.writer.chunk_size)
@@ -129,9 +159,11 @@ def capture_directory(
                 return
             if not scan.complete:
                 plan.read_root()
-            flaws = _read(capture, process, scan, plan, members) if plan.reads else _Flaws()
+            members, flaws = _read(capture, _Scanned(process, scan, exclude), again, plan, spools)
         # The tree waits for this: made while tar was read, it would be made a second time for a file that heals.
-        healed = _retry_torn(capture, helper, start_again, exclude, flaws.torn)
+        healed = _retry_torn(capture, again, flaws.torn)
+        if flaws.unlinked:
+            target.lost = [*target.lost, LINK_LOSS]
         target.torn = NameList.of(map(display_path, sorted(flaws.torn)))
         target.vanished = NameList.of(map(display_path, sorted(flaws.vanished)))
         capture.writer.use(plan.chunk_ids)
@@ -205,10 +237,35 @@ def _has_tree(capture: Capture, previous: Target) -> bool:
 
 
 def _same_capture(previous: Target, target: Target) -> bool:
+    """Whether an earlier capture was made in the same way, of a file system of the same type.
+
+    A record of an earlier version does not tell the type, and may hold what metadata did not prove.
+    """
+    if previous.filesystem is None or target.filesystem is None or previous.filesystem.type != target.filesystem.type:
+        return False
     return (previous.encoding, previous.trusted_xattrs) == (target.encoding, target.trusted_xattrs)
 
 
-def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan, members: Spool) -> _Flaws:
+def _read(
+    capture: Capture, first: _Scanned, again: _Again, plan: ReusePlan, spools: ExitStack
+) -> tuple[list[Spool], _Flaws]:
+    """Read what the plan says, of the first scan, and return the members in one spool for each way of reading.
+
+    A tar reads in one way and takes one list, so each further way has a helper of its own, whose scan is not used.
+    """
+    members: list[Spool] = []
+    flaws = _Flaws()
+    for reading, part in readings(first.scan, plan) if plan.reads else ():
+        spool = spools.enter_context(Spool())
+        with nullcontext(first) if not members else again() as helper:
+            flaws.update(_read_part(capture, helper, first.scan, part, reading, spool))
+        members.append(spool)
+    return members, flaws
+
+
+def _read_part(
+    capture: Capture, helper: _Scanned, scan: Scan, plan: ReusePlan, reading: Reading, members: Spool
+) -> _Flaws:
     """Have tar read what the plan says, add what comes to `members`, and prove that the stream is whole."""
     split = None if scan.full else next((entry.path for entry in scan if b"\n" in entry.path), None)
     if split is not None:
@@ -219,8 +276,10 @@ def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan,
     expected = ((number, entry) for number, entry in enumerate(scan) if plan.flags[number] == READ)
     settled_before = capture.started - SETTLE_SECONDS
     missing: set[bytes] = set()
+    unlinked: set[bytes] = set()
+    proof = scan.file_systems.proof
     wanted = (path for flag, path in zip(plan.flags, scan.paths(), strict=True) if flag == READ)
-    with requested(process, wanted) as readinto:
+    with requested(helper.process, wanted, reading) as readinto:
         stream = capture.stream(readinto)
         for item in stream:
             path = member_path(item.frame.name)
@@ -229,21 +288,24 @@ def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan,
                 raise CaptureFailed(f"{capture.target.title}: tar sent {display_path(path)}, which was not asked for")
             number, entry = found
             if scan.full:
-                member = scanned_member(item, entry, settled_before=settled_before)
+                proven = proof(path) == Proof.CONTENT
+                member = scanned_member(item, entry, settled_before=settled_before if proven else None)
+                if reading != Reading.HOLES_TOLD and entry.stat[:1] != b"d" and not entry.stat.endswith(b" 1"):
+                    unlinked.add(path)
             else:
                 member = unscanned_member(item)
             members.add(number, encode_member(member), content_size(member))
     missing.update(entry.path for _, entry in expected)
     capture.target.bytes_read += stream.bytes_read
     _require_end(capture, stream)
-    messages = _messages_of(process.finish(), capture)
+    messages = _messages_of(helper, capture)
     lost = missing.difference(messages.vanished)
     if lost:
         raise CaptureFailed(
             f"{capture.target.title}: {len(lost)} files did not come, {display_path(min(lost))} among them",
             hint="Run drkit backup again.",
         )
-    return _Flaws(set(messages.torn), missing)
+    return _Flaws(set(messages.torn), missing, unlinked)
 
 
 def _await(path: bytes, expected: Iterator[tuple[int, Entry]], missing: set[bytes]) -> tuple[int, Entry] | None:
@@ -263,24 +325,23 @@ def _require_end(capture: Capture, stream: MemberStream) -> None:
         )
 
 
-def _messages_of(end: HelperExit, capture: Capture) -> TarReport:
+def _messages_of(helper: _Scanned, capture: Capture) -> TarReport:
     """Return what tar said of single files. Raises CaptureFailed for an end that its messages do not explain."""
-    messages = classify_tar_stderr(end.stderr, truncated=end.stderr_truncated)
-    if not messages.explains(end.code):
+    end = helper.process.finish()
+    excluded = partial(helper.scan.is_excluded, helper.exclude)
+    messages = classify_tar_stderr(end.stderr, truncated=end.stderr_truncated, excluded=excluded)
+    silent = not helper.scan.complete and not any(line.startswith(b"find: ") for line in end.stderr.split(b"\n"))
+    if silent or not messages.explains(end.code):
         reason = messages.unknown[0] if messages.unknown and not end.oom_killed else end.describe()
+        if silent:
+            reason = "find failed, and did not say why"
         raise CaptureFailed(
             f"{capture.target.title}: {reason}", hint="Run drkit helper probe, then drkit backup again."
         )
     return messages
 
 
-def _retry_torn(
-    capture: Capture,
-    helper: HelperImage,
-    start_again: Callable[[], HelperProcess],
-    exclude: Patterns,
-    torn: set[bytes],
-) -> dict[bytes, tuple[bytes, int]]:
+def _retry_torn(capture: Capture, again: _Again, torn: set[bytes]) -> dict[bytes, tuple[bytes, int]]:
     """Read torn files again, at most twice. Returns the new records of those that healed, and removes them from `torn`.
 
     A record is returned with the bytes of its content.
@@ -289,16 +350,16 @@ def _retry_torn(
     for _ in range(TORN_RETRIES):
         if not torn:
             break
-        with Spool() as members:
-            with start_again() as process:
-                scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
-                plan = ReusePlan(bytearray(READ if entry.path in torn else REUSE for entry in scan))
+        with ExitStack() as spools:
+            with again() as helper:
+                scan = helper.scan
+                plan = ReusePlan(bytearray(READ if path in torn else REUSE for path in scan.paths()))
                 if not plan.reads:
                     break
-                again = _read(capture, process, scan, plan, members)
-            paths = {number: entry.path for number, entry in enumerate(scan) if plan.flags[number] == READ}
-            for number, record, size in members:
-                if paths[number] not in again.torn:
+                members, flaws = _read(capture, helper, again, plan, spools)
+            paths = {number: path for number, path in enumerate(scan.paths()) if plan.flags[number] == READ}
+            for number, record, size in merge(*members):
+                if paths[number] not in flaws.torn:
                     healed[paths[number]] = record, size
                     torn.discard(paths[number])
     return healed
@@ -307,11 +368,11 @@ def _retry_torn(
 def _composed(
     scan: Scan,
     taken_over: Iterator[tuple[int, Member]],
-    read: Iterable[Spooled],
+    read: Iterable[Iterable[Spooled]],
     healed: dict[bytes, tuple[bytes, int]],
 ) -> Iterator[tuple[bytes, int]]:
     """Merge the members taken over, those read and those read again, in the order of the scan: records and sizes."""
     kept = (Spooled(number, encode_member(member), content_size(member)) for number, member in taken_over)
     healed_at = {number: healed[path] for number, path in enumerate(scan.paths()) if path in healed} if healed else {}
-    for number, record, size in merge(kept, read):
+    for number, record, size in merge(kept, *read):
         yield healed_at.get(number, (record, size))

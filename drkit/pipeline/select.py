@@ -49,6 +49,16 @@ class Patterns:
             self._directories.add(path)
         return matched
 
+    def excludes(self, path: bytes, *, directory: bool) -> bool:
+        """Whether a path matches, or lies in a directory that does. May be asked in any order."""
+        parts = path.split(b"/")
+        above = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
+        return (
+            path in self._directories
+            or any(self.match_alone(parent, directory=True) for parent in above)
+            or self.match_alone(path, directory=directory)
+        )
+
     def match_alone(self, path: bytes, *, directory: bool) -> bool:
         """Whether a path itself matches. Lying in a matching directory does not count. The root never matches."""
         text = path.decode("utf-8", "surrogateescape").replace("\n", _NEWLINE)
@@ -65,7 +75,7 @@ def literal_prefix(pattern: str) -> tuple[bytes, bool] | None:
     A whole pattern matches that path, and with it what lies below. None for a pattern that may match anywhere, for one
     that brings back what others match, and for what is no pattern.
     """
-    body = _stripped(pattern).rstrip("/")
+    body = stripped(pattern).rstrip("/")
     if body.startswith(("!", "#")) or "/" not in body:
         return None
     text = body.removeprefix("/")
@@ -73,8 +83,8 @@ def literal_prefix(pattern: str) -> tuple[bytes, bool] | None:
     return (literal.encode("utf-8", "surrogateescape"), literal == text) if literal else None
 
 
-def _stripped(line: str) -> str:
-    """git strips blanks at the end, but not one that a backslash escapes."""
+def stripped(line: str) -> str:
+    """Return a pattern as git reads it: without blanks at the end, but with one that a backslash escapes."""
     rest = line.rstrip(" ")
     escapes = (len(rest) - len(rest.rstrip("\\"))) % 2
     return line[: len(rest) + escapes]
@@ -86,13 +96,13 @@ def _compile(lines: Iterable[str]) -> list[_Pattern]:
 
     compiled = []
     for line in lines:
-        line = _stripped(line)
+        line = stripped(line)
         # A slash at the end only says "directories"; it does not anchor the pattern.
         body = line.rstrip("/")
         directories_only = body != line and body not in ("", "!")
         if directories_only:
             # A blank before the slash belongs to the name. At the end it has to be escaped.
-            line = body if _stripped(body) == body else body[:-1] + "\\ "
+            line = body if stripped(body) == body else body[:-1] + "\\ "
         try:
             patterns = GitIgnoreSpec.from_lines([line]).patterns
         except GitIgnorePatternError as error:

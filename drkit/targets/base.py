@@ -18,6 +18,7 @@ from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
 from drkit.events import Events
 from drkit.pipeline.standby import StandBy
+from drkit.pipeline.unentered import find_tests
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
 
@@ -59,8 +60,16 @@ def made_ready(policy: Policy, engine: Engine, targets: list[Planned], *, run_id
 
     def start(name: str) -> HelperProcess:
         assert helper is not None  # exists if a volume was planned
-        trusted = volumes[name].trusted_xattrs
-        return start_capture(engine, helper, name, run_id=run_id, trusted_xattrs=trusted, held=True)
+        volume = volumes[name]
+        return start_capture(
+            engine,
+            helper,
+            name,
+            run_id=run_id,
+            trusted_xattrs=volume.trusted_xattrs,
+            unentered=find_tests(volume.exclude),
+            held=True,
+        )
 
     with StandBy(start, list(volumes)) as standby:
         yield Ready(run_id, targets, helper, standby)
@@ -129,13 +138,17 @@ class RestorePlan:
 
 @dataclass(frozen=True)
 class Restored:
-    """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase."""
+    """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase.
+
+    `sample`: how many `files` were also read plainly, and the `seed` that chose them.
+    """
 
     name: str
     files: int
     bytes: int
     seconds: float
     phases: dict[str, float]
+    sample: dict[str, int] | None = None
 
 
 class TargetKind(Protocol):

@@ -16,6 +16,7 @@ from drkit.engine.helper.launch import remove_helpers
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
 from drkit.errors import CaptureFailed, DrkitError, IntegrityError, counted
+from drkit.pipeline.unentered import find_tests
 from drkit.policy import Policy
 from drkit.repository.format.fields import Check, a_name, an_object, any_text, build, optional
 from drkit.repository.format.kinds import Kind
@@ -77,6 +78,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
         planned.name,
         run_id=capturing.ready.run_id,
         trusted_xattrs=planned.trusted_xattrs,
+        unentered=find_tests(planned.exclude),
     )
     capture_directory(capture_of(capturing, target), helper, start, start_again, Patterns(planned.exclude), previous)
 
@@ -152,8 +154,7 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
         made = volumes.harmless_options(original.Driver or "local", original.Options, same_device=options.same_device)
         details = {"driver": made.driver, "options": made.options}
         notes = _not_taken_over(made.dropped)
-    if target.reduced:
-        notes += [f"not in this snapshot: {loss}" for loss in target.lost]
+    notes += [f"not in this snapshot: {loss}" for loss in target.lost if target.reduced or loss != TRUSTED_LOSS]
     if target.torn.count:
         notes.append(
             f"{counted(target.torn.count, 'file')} changed during the capture, {target.torn.names[0]} among them"
@@ -190,6 +191,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     original = _original(restoring, plan.target)
     assert original is not None  # there is an identity
     restore_id = secrets.token_hex(8)
+    seed = secrets.randbits(32)
     helper = _restore_helper(restoring, plan.snapshot, run_id=restore_id)
     unfinished = journal.unfinished(plan.name)
     if unfinished is not None:
@@ -200,8 +202,10 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
         work = Restore(
             f"volume {plan.name}",
             partial(start_extract, engine, helper, plan.name, **process),
+            partial(start_capture, engine, helper, plan.name, held=True, sampled=True, **process),
             partial(start_capture, engine, helper, plan.name, held=True, **process),
             helper.full,
+            seed,
             reader,
             repository.meta.member,
             plan.target,
@@ -218,14 +222,15 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
                     restoring.events.warn(note)
             with verifier(work) as verify, extracted(work):
                 written = time.monotonic()
-                files, size = verify()
+                verified = verify()
         except BaseException:
             _undo(restoring, plan.name, restore_id)
             raise
         journal.end(plan.name)
     ended = time.monotonic()
     phases = {"extract": round(written - started, 3), "verify": round(ended - written, 3)}
-    return Restored(plan.name, files, size, round(ended - started, 3), phases)
+    sample = {"seed": seed, "files": verified.sampled}
+    return Restored(plan.name, verified.members, verified.bytes, round(ended - started, 3), phases, sample)
 
 
 def _undo(restoring: Restoring, volume: str, restore_id: str) -> None:

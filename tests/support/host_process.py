@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from drkit.engine.helper.process import HelperExit
-from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.reading import READ_LIST, SCAN_FORMAT
 from tests.support.host_tar import mounts_record
 
 
@@ -17,12 +17,10 @@ class HostProcess:
 
     def __init__(self, root: Path, said: bytes = b"", code: int = 0, found: int = 0) -> None:
         self._exit = HelperExit(code, said, stderr_truncated=False, oom_killed=False)
-        scan = (
-            f"printf '%s\\0\\0' \"$1\"; find . -printf '{SCAN_FORMAT}'; printf 'end {found}\\0\\0'; exec {TAR_CREATE}"
-        )
+        scan = f"printf '%s\\0\\0' \"$1\"; find . -printf '{SCAN_FORMAT}'; printf 'end {found}\\0\\0'"
         mounts = mounts_record(root).decode().removesuffix("\0\0")
         self._process = subprocess.Popen(
-            ["sh", "-c", f"{scan}; exec {TAR_CREATE}", "sh", mounts],
+            ["sh", "-c", f"{scan}; {READ_LIST}", "sh", mounts],
             cwd=root,
             env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
             stdin=subprocess.PIPE,

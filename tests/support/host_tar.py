@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE, Reading
 from drkit.engine.helper.writing import TAR_EXTRACT
 from drkit.pipeline.paths import listed_name
 from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, reused_members
@@ -24,9 +24,9 @@ def mounts_record(root: Path) -> bytes:
     """What a helper tells first: the mount that holds a directory, as if the directory were mounted as its volume."""
     found = ""
     for line in Path("/proc/self/mountinfo").read_text(encoding="ascii").splitlines():
-        point = line.split(" ")[4]
+        before, point, after = " ".join(line.split(" ")[:4]), line.split(" ")[4], " ".join(line.split(" ")[5:])
         if root.is_relative_to(point):
-            found = line.replace(f" {point} ", " /volume ", 1)
+            found = f"{before} /volume {after}"
     return f"mounts\n{found}\n\0\0".encode()
 
 
@@ -44,7 +44,7 @@ def create_tar(root: Path, paths: Iterable[bytes]) -> bytes:
     """The tar of these paths below `root`, in this order."""
     listing = b"".join(listed_name(path) + b"\0" for path in paths)
     return subprocess.run(
-        ["sh", "-c", f"exec {TAR_CREATE}"],
+        ["sh", "-c", f"exec {TAR_CREATE} {Reading.HOLES_TOLD}"],
         cwd=root,
         env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         input=listing,

@@ -93,11 +93,16 @@ def _print_restored(run: Run, kind: Kind, snapshot: str, restored: Restored) -> 
             "seconds": restored.seconds,
             "phases": restored.phases,
             "verified": True,
+            **({"sample": restored.sample} if restored.sample else {}),
         }
         output.print_json(document)
     elif run.talks:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in restored.phases.items())
+        sample = ""
+        if restored.sample and restored.sample["files"]:
+            files, seed = counted(restored.sample["files"], "file"), restored.sample["seed"]
+            sample = f", {files} by a second program too (seed {seed})"
         output.print_line(
             f"restored {kind} {restored.name} from snapshot {snapshot}: {counted(restored.files, 'file')}, "
-            f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), verified"
+            f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), verified{sample}"
         )

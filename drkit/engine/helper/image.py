@@ -1,4 +1,4 @@
-"""The helper image: GNU tar, GNU find, a shell, sync and sleep, built once and pinned by its id.
+"""The helper image: GNU tar, GNU find, a shell and some of coreutils, built once and pinned by its id.
 
 It is built from an Alpine image and its packages if a registry answers, else from this host's own programs and their
 libraries, which works offline. If the policy says so, it is a stock image, which keeps only what its BusyBox can.
@@ -22,7 +22,7 @@ from drkit.errors import DrkitError
 
 Source = Literal["alpine", "host", "stock", "repository"]
 
-_RECIPE = "2"  # the value of LABEL_HELPER_IMAGE: an image built by another recipe is not used again
+_RECIPE = "3"  # the value of LABEL_HELPER_IMAGE: an image built by another recipe is not used again
 _PREFERENCE = ("alpine", "host")
 
 REPOSITORY = "drkit-helper"
