@@ -7,22 +7,34 @@ import subprocess
 from pathlib import Path
 
 from drkit.engine.helper.process import HelperExit
-from drkit.engine.helper.reading import READ_LIST, SCAN_FORMAT
+from drkit.engine.helper.reading import READ_LIST, SAMPLE, SCAN_FORMAT
 from tests.support.host_tar import mounts_record
 
 
 class HostProcess:
     """Does what a helper does. `said`, `code` and `found` are its stderr and the statuses of tar and find, whatever
-    really happened."""
+    really happened; `kind` is the type of the file system that it tells."""
 
-    def __init__(self, root: Path, said: bytes = b"", code: int = 0, found: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        said: bytes = b"",
+        code: int = 0,
+        found: int = 0,
+        *,
+        kind: str | None = None,
+        sampled: bool = False,
+        held: bool = False,
+        programs: str = "/usr/sbin:/usr/bin:/sbin:/bin",
+    ) -> None:
+        hold = "read -r _; " if held else ""
         self._exit = HelperExit(code, said, stderr_truncated=False, oom_killed=False)
         scan = f"printf '%s\\0\\0' \"$1\"; find . -printf '{SCAN_FORMAT}'; printf 'end {found}\\0\\0'"
-        mounts = mounts_record(root).decode().removesuffix("\0\0")
+        mounts = mounts_record(root, kind).decode().removesuffix("\0\0")
         self._process = subprocess.Popen(
-            ["sh", "-c", f"{scan}; {READ_LIST}", "sh", mounts],
+            ["/bin/sh", "-c", f"{hold}{scan}\n{SAMPLE if sampled else ''}{READ_LIST}", "sh", mounts],
             cwd=root,
-            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            env={"LC_ALL": "C", "PATH": programs},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -35,6 +47,7 @@ class HostProcess:
     def write(self, data: bytes) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(data)
+        self._process.stdin.flush()
 
     def close_stdin(self) -> None:
         assert self._process.stdin is not None

@@ -20,13 +20,18 @@ from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 
 
-def mounts_record(root: Path) -> bytes:
-    """What a helper tells first: the mount that holds a directory, as if the directory were mounted as its volume."""
+def mounts_record(root: Path, kind: str | None = None) -> bytes:
+    """What a helper tells first: the mount that holds a directory, as if the directory were mounted as its volume.
+
+    `kind` is told in place of the file system's real type.
+    """
     found = ""
     for line in Path("/proc/self/mountinfo").read_text(encoding="ascii").splitlines():
         before, point, after = " ".join(line.split(" ")[:4]), line.split(" ")[4], " ".join(line.split(" ")[5:])
         if root.is_relative_to(point):
             found = f"{before} /volume {after}"
+    if kind is not None:
+        found = f"1 0 8:1 / /volume rw - {kind} /dev/sda1 rw"
     return f"mounts\n{found}\n\0\0".encode()
 
 
