@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import stat
 import struct
 import threading
@@ -121,24 +122,30 @@ def mounted_fuse(point: Path, files: Mapping[str, Node], *, closed: bool = False
         number = ctypes.get_errno()
         os.close(device)
         raise OSError(number, os.strerror(number), str(point))
-    thread = threading.Thread(target=_serve, args=(device, tree), name="fuse", daemon=True)
+    stop = os.eventfd(0, os.EFD_CLOEXEC)
+    thread = threading.Thread(target=_serve, args=(device, stop, tree), name="fuse", daemon=True)
     thread.start()
     try:
         yield tree
     finally:
         _LIBC.umount2(os.fsencode(point), _MNT_DETACH)
-        thread.join(10)
+        os.eventfd_write(stop, 1)  # another mount namespace may still have it
+        thread.join()
+        os.close(stop)
 
 
-def _serve(device: int, tree: FuseTree) -> None:
+def _serve(device: int, stop: int, tree: FuseTree) -> None:
     try:
-        _answer_all(device, tree)
+        _answer_all(device, stop, tree)
     finally:
         os.close(device)  # ends every call that still waits
 
 
-def _answer_all(device: int, tree: FuseTree) -> None:
-    while True:
+def _answer_all(device: int, stop: int, tree: FuseTree) -> None:
+    waiting = select.poll()
+    for descriptor in (device, stop):
+        waiting.register(descriptor, select.POLLIN)
+    while stop not in dict(waiting.poll()):
         try:
             request = os.read(device, _BUFFER)
         except OSError as error:
