@@ -14,7 +14,7 @@ from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import TarReport, classify_tar_stderr
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import Reading
-from drkit.errors import CaptureFailed
+from drkit.errors import CaptureFailed, counted
 from drkit.events import Events
 from drkit.pipeline.filesystems import Proof
 from drkit.pipeline.listing import requested
@@ -41,6 +41,7 @@ A write through mmap leaves ctime and mtime as they are while the page stays dir
 and a file system with coarse timestamps hides a second write within its tick.
 """
 TORN_RETRIES = 2
+FILE_LOSS = "where inode numbers prove nothing, a stock helper keeps one of the files that share a number"
 LINK_LOSS = "hard links where the file system's inode numbers prove nothing: each name is a file of its own"
 
 
@@ -101,7 +102,7 @@ class _Tree:
 
 @dataclass
 class _Flaws:
-    """The paths that tar read while they changed, those that vanished before, and further links taken for files."""
+    """The paths that tar read while they changed, those that vanished before, and doubtful further links."""
 
     torn: set[bytes] = field(default_factory=set)
     vanished: set[bytes] = field(default_factory=set)
@@ -163,7 +164,13 @@ def capture_directory(
         # The tree waits for this: made while tar was read, it would be made a second time for a file that heals.
         healed = _retry_torn(capture, again, flaws.torn)
         if flaws.unlinked:
-            target.lost = [*target.lost, LINK_LOSS]
+            target.lost = [*target.lost, LINK_LOSS if helper.full else FILE_LOSS]
+            if not helper.full:
+                capture.events.warn(
+                    f"{target.title}: {counted(len(flaws.unlinked), 'file')} may be missing, "
+                    f"{display_path(min(flaws.unlinked))} among them: {FILE_LOSS}",
+                    hint="Remove helper.image from the policy: drkit's own helper reads each name.",
+                )
         target.torn = NameList.of(map(display_path, sorted(flaws.torn)))
         target.vanished = NameList.of(map(display_path, sorted(flaws.vanished)))
         capture.writer.use(plan.chunk_ids)
@@ -294,6 +301,8 @@ def _read_part(
                     unlinked.add(path)
             else:
                 member = unscanned_member(item)
+                if item.leader and proof(path) == Proof.NOTHING:
+                    unlinked.add(path)
             members.add(number, encode_member(member), content_size(member))
     missing.update(entry.path for _, entry in expected)
     capture.target.bytes_read += stream.bytes_read

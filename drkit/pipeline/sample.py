@@ -58,29 +58,30 @@ class Sample(NamedTuple):
 def choose_sample(scan: Scan, seed: int) -> Sample:
     """Choose runs of small files, some of the largest and some sparse ones: at most 60 pieces of up to PIECE bytes."""
     rng = random.Random(seed)
-    small: list[bytes] = []
-    sizes: dict[bytes, int] = {}
-    sparse: list[bytes] = []
+    small: list[tuple[bytes, int]] = []
     large: list[tuple[int, bytes]] = []
-    for entry in scan:
-        # The names go in lines to the helper, whose answers escape these characters.
-        if entry.stat[:2] != b"f " or b"\n" in entry.path or b"\\" in entry.path:
+    sparse: list[tuple[int, bytes]] = []
+    for path, stat, _, blocks in scan:
+        if stat[:2] != b"f ":
             continue
-        size = int(entry.stat.split(b" ", 5)[4])
-        if size > PIECE:
-            large.append((size, entry.path))
-            if int(entry.blocks) * _STAT_BLOCK < size:
-                sparse.append(entry.path)
-            sizes[entry.path] = size
-        elif size:
-            small.append(entry.path)
-            sizes[entry.path] = size
+        size = int(stat.split(b" ", 5)[4])
+        if 0 < size <= PIECE:
+            small.append((path, size))
+        elif size and _is_listable(path):
+            large.append((size, path))
+            if int(blocks) * _STAT_BLOCK < size:
+                sparse.append((size, path))
     starts = sorted(rng.randrange(len(small)) for _ in range(_RUNS if small else 0))
-    chosen = dict.fromkeys(path for start in starts for path in small[start : start + _RUN])
+    chosen = dict(file for start in starts for file in small[start : start + _RUN] if _is_listable(file[0]))
     parts = [_piece(path, size, rng) for size, path in nlargest(_LARGEST, large)]
-    for path in rng.sample(sparse, min(_SPARSE, len(sparse))):
-        parts += [Piece(path, 0, PIECE), _piece(path, sizes[path], rng)]
-    return Sample(seed, [Piece(path, 0, sizes[path]) for path in chosen], parts)
+    for size, path in rng.sample(sparse, min(_SPARSE, len(sparse))):
+        parts += [Piece(path, 0, PIECE), _piece(path, size, rng)]
+    return Sample(seed, [Piece(path, 0, size) for path, size in chosen.items()], parts)
+
+
+def _is_listable(path: bytes) -> bool:
+    """Whether the helper can be told a name in a line, and answers it as it is."""
+    return b"\n" not in path and b"\\" not in path
 
 
 def _piece(path: bytes, size: int, rng: random.Random) -> Piece:

@@ -76,6 +76,17 @@ def test_a_backup_holds_what_reading_gives(lab: Lab, mount: Path) -> None:
     assert (root / "directory/some-blocks").stat().st_blocks * 512 < 2 * MIB, "its holes were filled"
 
 
+def test_a_stock_helper_says_what_it_cannot_tell_apart(lab: Lab, mount: Path, stock_alpine_image: str) -> None:
+    files = {"one": Node(b"first!", 8, inode=77, links=2), "two": Node(b"second", 8, inode=77, links=2)}
+    with mounted_fuse(mount, files):
+        volume = lab.volume("fuse", driver_opts={"type": "none", "o": "bind", "device": str(mount)})
+        lab.init(volume, helper={"image": stock_alpine_image})
+        result = lab.drkit("backup")
+        lab.remove(volume)
+    assert "1 file may be missing, two among them" in result.stderr
+    assert "hint: Remove helper.image from the policy" in result.stderr
+
+
 def test_a_sample_finds_what_tar_is_deceived_about(tmp_path: Path, mount: Path) -> None:
     """The recorded file is one hole, and tar finds one hole again, but reading gives data."""
     original = tmp_path / "original"
