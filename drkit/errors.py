@@ -31,9 +31,14 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number and what it counts, as messages say it: 1 pack, 2 packs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number and what it counts, as messages say it: 1 pack, 2 packs. `plural`: where it is not that."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def about(title: str, message: str) -> str:
+    """Return a message that begins with what it is about, named once."""
+    return message if message.startswith(f"{title}: ") else f"{title}: {message}"
 
 
 _UNRECORDED = "for a reason that was shown, but is not recorded: it may quote a secret"

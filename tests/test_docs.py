@@ -17,6 +17,7 @@ import typer.main
 from drkit import errors
 from drkit.cli.main import build_app
 from drkit.policy import load_policy, parse_policy
+from drkit.settings import VARIABLES
 from tests.test_architecture import LAYERS, source
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -281,6 +282,8 @@ def variables_read() -> set[str]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
                 if node.func.attr in ("get", "getenv") and re.search(r"\b(environ|os)$", ast.unparse(node.func.value)):
                     found.add(node.args[0])
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "directory_from":
+                found |= {*node.args[1:], *(keyword.value for keyword in node.keywords)}
             elif isinstance(node, ast.Subscript) and re.search(r"\benviron$", ast.unparse(node.value)):
                 found.add(node.slice)
     return {node.value for node in found if isinstance(node, ast.Constant)}
@@ -301,6 +304,7 @@ def test_the_table_of_variables_is_what_the_code_reads() -> None:
     }
     assert {name for name in read if name not in program} == set()
     assert {name for row in table(scripts)[1:] for name in spans(row[0])} == variables_of_scripts()
+    assert {name for name in read if name.startswith("DRKIT_")} == VARIABLES
 
 
 def test_no_page_and_no_message_names_a_variable_that_nothing_reads() -> None:

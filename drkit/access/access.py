@@ -1,9 +1,13 @@
-"""Where the repository is and what opens it: from a policy, or from the environment on a host that has none."""
+"""Where the repository is and what opens it: from the command line, the environment and the policy, in this order.
+
+What the environment says of an S3 server (DRKIT_ENDPOINT, DRKIT_REGION, DRKIT_CA_BUNDLE) it says of the repository. Of
+another place, such as the mirror, the policy is asked first, since that may be another server.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +16,7 @@ from drkit.access.identities import IdentitySource, descriptor_from
 from drkit.errors import UsageError
 from drkit.policy import Place, Policy
 from drkit.repository.format.names import LOCKED_PREFIXES
-from drkit.storage import ObjectLock, S3Settings, is_s3, place
+from drkit.storage import ObjectLock, S3Settings, check_url, is_s3, place
 
 
 @dataclass(frozen=True)
@@ -48,44 +52,86 @@ def repository_access(
     environ: Mapping[str, str] = os.environ,
     as_of: datetime | None = None,
 ) -> Access:
-    """Combine what is known: the command line's `url`, then the policy, then DRKIT_REPOSITORY and DRKIT_IDENTITY_FILE.
+    """Combine what is known: the command line's `url`, then the environment, then the policy.
 
-    Where `url` is the policy's mirror or its repository, the S3 keys given there are used; if it could be either, at
-    two providers, DRKIT_ENDPOINT decides. Raises UsageError if that does not.
+    Where the place is the policy's mirror or its repository, the S3 keys given there are used; if it could be either,
+    at two providers, DRKIT_ENDPOINT decides. Raises UsageError if that does not.
 
     An identity in the environment (DRKIT_IDENTITY_FD, then DRKIT_IDENTITY_FILE) wins over the policy's: in an incident
-    it is the one that somebody brought. DRKIT_ENDPOINT, DRKIT_REGION and DRKIT_CA_BUNDLE supply what the policy does
-    not say of an S3 server. `as_of`: the repository is read as it was then.
+    it is the one that somebody brought. `as_of`: the repository is read as it was then.
     """
-    if not url and policy is not None:
-        return _access(policy.repository.url, policy, policy.repository, environ, as_of)
+    named, described = _named(policy, url, environ)
+    return _access(named, policy, _s3_settings(described, environ, overrides=True, as_of=as_of), environ)
+
+
+def other_access(policy: Policy | None, url: str, *, environ: Mapping[str, str] = os.environ) -> Access:
+    """How to reach a place that is not the repository of this run, with the same keys."""
+    described = _described(policy, url, environ) if policy else None
+    return _access(url, policy, _s3_settings(described, environ), environ)
+
+
+def _named(policy: Policy | None, url: str | None, environ: Mapping[str, str]) -> tuple[str, Place | None]:
+    """The URL of the repository, and the section of the policy that describes it."""
     url = url or environ.get("DRKIT_REPOSITORY")
-    if not url:
+    if url:
+        check_url(url)
+        return url, _described(policy, url, environ) if policy else None
+    if policy is None:
         raise UsageError(
             "no repository is named", hint="Give --policy FILE or --repository URL, or set DRKIT_REPOSITORY."
         )
-    return _access(url, policy, _described(policy, url, environ) if policy else None, environ, as_of)
+    return policy.repository.url, policy.repository
 
 
-def _access(
-    url: str, policy: Policy | None, described: Place | None, environ: Mapping[str, str], as_of: datetime | None = None
-) -> Access:
+def _access(url: str, policy: Policy | None, s3: S3Settings, environ: Mapping[str, str]) -> Access:
     return Access(
         url=url,
         recipients_file=policy.repository.recipients_file if policy else None,
         identity=_identity_source(policy, environ),
         meta_key_file=policy.repository.meta_key_file if policy else None,
-        s3=_s3_settings(described, environ, as_of),
+        s3=s3,
     )
+
+
+def overruled(policy: Policy | None, url: str | None, environ: Mapping[str, str]) -> Iterator[str]:
+    """Say which settings of the environment and the policy `repository_access` passes over for others that differ."""
+    named, described = _named(policy, url, environ)
+    brought = environ.get("DRKIT_REPOSITORY")
+    if url and brought and place(url) != place(brought):
+        yield f"--repository {url} is used, not DRKIT_REPOSITORY ({brought})"
+    fd, file = environ.get("DRKIT_IDENTITY_FD"), environ.get("DRKIT_IDENTITY_FILE")
+    if fd and file:
+        yield f"DRKIT_IDENTITY_FD is used, not DRKIT_IDENTITY_FILE ({file})"
+    if policy is None:
+        return
+    ours = policy.repository
+    if place(named) != place(ours.url):
+        source = "--repository" if url else "DRKIT_REPOSITORY"
+        yield f"{source} {named} is used, not the repository of {policy.path} ({ours.url})"
+    source = "DRKIT_IDENTITY_FD" if fd else "DRKIT_IDENTITY_FILE"
+    if (fd or file) and (fd or ours.identity_file != Path(file or "")):
+        keys = ("identity_file", "identity_command", "meta_key_file")
+        given = next(key for key in keys if getattr(ours, key) is not None)
+        yield f"the identity of {source} is used, not {given} of {policy.path}"
+    given = "passphrase_file" if ours.passphrase_file else "passphrase_command" if ours.passphrase_command else ""
+    passphrase = environ.get("DRKIT_PASSPHRASE_FILE")
+    if given and passphrase and ours.passphrase_file != Path(passphrase):
+        yield f"DRKIT_PASSPHRASE_FILE is used, not {given} of {policy.path}"
+    if described is None or not is_s3(named):
+        return
+    for key, (variable, value) in _of_s3(environ).items():
+        theirs = getattr(described, key)
+        if value is not None and theirs is not None and str(theirs).rstrip("/") != str(value).rstrip("/"):
+            yield f"{variable} ({value}) is used, not {key} of {policy.path} ({theirs})"
 
 
 def mirror_access(policy: Policy | None, to: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Access:
     """The place that snapshots are copied to: `to`, else the policy's mirror. The repository's keys open it."""
     if to:
-        return repository_access(policy, url=to, environ=environ)
+        return other_access(policy, to, environ=environ)
     if policy is None or policy.mirror is None:
         raise UsageError("no mirror is named", hint="Give --to URL, or set mirror in the policy.")
-    return _access(policy.mirror.url, policy, policy.mirror, environ)
+    return _access(policy.mirror.url, policy, _s3_settings(policy.mirror, environ), environ)
 
 
 def new_mirror_access(
@@ -97,7 +143,7 @@ def new_mirror_access(
     repository, which is how a lost repository is recreated from its mirror.
     """
     if url is None and policy is not None and policy.mirror is not None:
-        origin = repository_access(policy, url=source, environ=environ)
+        origin = other_access(policy, source, environ=environ)
         if origin.place == repository_access(policy, environ=environ).place:
             return mirror_access(policy, environ=environ)
     return repository_access(policy, url=url, environ=environ)
@@ -120,16 +166,26 @@ def _described(policy: Policy, url: str, environ: Mapping[str, str]) -> Place:
     return chosen[0]
 
 
-def _s3_settings(described: Place | None, environ: Mapping[str, str], as_of: datetime | None) -> S3Settings:
-    """Take each option from the policy, else from the environment. Option and setting have the same name."""
+def _s3_settings(
+    described: Place | None, environ: Mapping[str, str], *, overrides: bool = False, as_of: datetime | None = None
+) -> S3Settings:
+    """Take each option from the policy, else from the environment; the other way round where that `overrides`.
+
+    Option and setting have the same name.
+    """
+    brought = {key: value for key, (_, value) in _of_s3(environ).items() if value is not None}
+    said = described.s3_options | {"lock": _lock(described)} if described else {}
+    return replace(S3Settings(as_of=as_of), **(said | brought if overrides else brought | said))
+
+
+def _of_s3(environ: Mapping[str, str]) -> dict[str, tuple[str, str | Path | None]]:
+    """What the environment says of an S3 server: by option, the variable and its value."""
     bundle = environ.get("DRKIT_CA_BUNDLE")
-    settings = S3Settings(
-        endpoint=environ.get("DRKIT_ENDPOINT") or None,
-        region=environ.get("DRKIT_REGION") or None,
-        ca_bundle=Path(bundle) if bundle else None,
-        as_of=as_of,
-    )
-    return replace(settings, **(described.s3_options | {"lock": _lock(described)})) if described else settings
+    return {
+        "endpoint": ("DRKIT_ENDPOINT", environ.get("DRKIT_ENDPOINT") or None),
+        "region": ("DRKIT_REGION", environ.get("DRKIT_REGION") or None),
+        "ca_bundle": ("DRKIT_CA_BUNDLE", Path(bundle) if bundle else None),
+    }
 
 
 def _lock(place: Place) -> ObjectLock | None:

@@ -13,6 +13,7 @@ from drkit.errors import AccessDenied, UsageError, reason
 from drkit.events import LOGGED, Events
 from drkit.repository.keys.identity import parse_recipients
 from drkit.repository.repository import Repository
+from drkit.settings import cache_directory
 from drkit.storage import Storage, is_s3, open_storage
 from drkit.storage.cached import CachedStorage
 
@@ -32,11 +33,9 @@ def open_access(access: Access, *, create: bool = False, cached: bool = False, e
 
 
 def cache_file(access: Access, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where copies may be kept: below $DRKIT_CACHE_DIR, the first path of $CACHE_DIRECTORY, or the usual place."""
-    usual = "/var/cache/drkit" if os.geteuid() == 0 else Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "drkit")
-    directory = environ.get("DRKIT_CACHE_DIR") or environ.get("CACHE_DIRECTORY", "").split(":")[0] or usual
+    """Where copies of objects may be kept: see `cache_directory`."""
     name = hashlib.sha256(access.place.encode()).hexdigest()
-    return Path(directory).expanduser() / f"{name[:16]}.sqlite"
+    return cache_directory(environ) / f"{name[:16]}.sqlite"
 
 
 def open_repository(

@@ -31,8 +31,7 @@ def existing_passphrase(
     events: Events = LOGGED,
 ) -> str:
     """Return the passphrase of `name`, which exists: from `file`, $DRKIT_PASSPHRASE_FILE or the terminal."""
-    named = environ.get("DRKIT_PASSPHRASE_FILE")
-    file = file or (Path(named) if named else None)
+    file = passphrase_file(file, environ, events)
     if file is not None:
         return _read(file, events)
     if asker is None:
@@ -40,6 +39,14 @@ def existing_passphrase(
             f"there is no terminal to ask for the passphrase of {name}", hint="Give --passphrase-file FILE."
         )
     return asker.passphrase(name)
+
+
+def passphrase_file(file: Path | None, environ: Mapping[str, str], events: Events) -> Path | None:
+    """Return `file`, else the file in $DRKIT_PASSPHRASE_FILE, else None; notes where the two differ."""
+    named = environ.get("DRKIT_PASSPHRASE_FILE")
+    if file is not None and named and Path(named) != file:
+        events.note(f"--passphrase-file {file} is used, not DRKIT_PASSPHRASE_FILE ({named})")
+    return file or (Path(named) if named else None)
 
 
 def new_passphrase(file: Path | None, question: str, asker: Asker | None, *, events: Events = LOGGED) -> str:

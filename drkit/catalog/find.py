@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from drkit.catalog.shrunk import SHRUNK
 from drkit.errors import DrkitError, IntegrityError, UsageError
+from drkit.events import LOGGED, Events
 from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.snapshot import Snapshot, Target, parse_time, stored_trees
 from drkit.repository.lines import Line, counting, lines_of
@@ -63,31 +65,57 @@ def find_snapshots(repository: Repository, references: Sequence[str], scope: Sco
 
 
 def find_target(
-    repository: Repository, reference: str, kind: str, name: str, scope: Scope = ANY
+    repository: Repository, reference: str, kind: str, name: str, scope: Scope = ANY, *, events: Events = LOGGED
 ) -> tuple[Snapshot, Target]:
     """Return a snapshot and a target in it that can be restored.
 
     `latest` is the newest snapshot that holds the target as `ok`; one named by id may also hold it as `partial`.
+    Warns where another one may be meant: a newer one that is partial, or the one before that held more.
     """
     snapshots, damaged = readable_snapshots(repository)
     if reference != LATEST:
         snapshot = by_id(snapshots, reference, damaged)
-        return snapshot, _restorable(snapshot, kind, name)
+        target = _restorable(snapshot, kind, name)
+        _warn_of_others(events, [], snapshot, target)
+        return snapshot, target
 
     def holds(snapshot: Snapshot) -> bool:
         target = snapshot.target(kind, name)
         return scope.admits(snapshot) and target is not None and target.status == Status.OK
 
     snapshot = _latest(snapshots, holds, f"a snapshot that holds {kind} {name} as ok", damaged)
-    return snapshot, _restorable(snapshot, kind, name)
+    target = _restorable(snapshot, kind, name)
+    _warn_of_others(events, [each for each in snapshots if scope.admits(each)], snapshot, target)
+    return snapshot, target
+
+
+def _warn_of_others(events: Events, snapshots: Sequence[Snapshot], snapshot: Snapshot, target: Target) -> None:
+    """`snapshots`: those among which `latest` was looked for."""
+    line = next((each for each in lines_of(snapshots) if snapshot in each.snapshots), None)
+    newer = line.snapshots[line.snapshots.index(snapshot) + 1 :] if line else ()
+    for each in reversed(newer):
+        there = each.target(target.kind, target.name)
+        if there is not None and there.status == Status.PARTIAL:
+            events.warn(
+                f"snapshot {each.id} is newer than {snapshot.id}, but {target.title} is partial there: {there.error}",
+                hint=f"If you want that one, name it: {each.id}.",
+            )
+            break
+    if target.status == Status.PARTIAL:
+        events.warn(f"{target.title} is partial in snapshot {snapshot.id}: {target.error}")
+    if SHRUNK in target.flags:
+        events.warn(
+            f"{target.title} had lost most of what it held when snapshot {snapshot.id} was made",
+            hint=f"What it held before is in snapshot {target.pins}.",
+        )
 
 
 def find_tree(
-    repository: Repository, reference: str, kind: str, name: str, scope: Scope = ANY
+    repository: Repository, reference: str, kind: str, name: str, scope: Scope = ANY, *, events: Events = LOGGED
 ) -> tuple[Snapshot, Target]:
     """Return a snapshot and one of its trees: that of a target of any kind, or what else holds one.
 
-    So what a newer drkit stored can be listed and exported by one that does not know it.
+    So what a newer drkit stored can be listed and exported by one that does not know it. Warns as `find_target` does.
     """
     snapshots, damaged = readable_snapshots(repository)
     if reference != LATEST:
@@ -102,6 +130,9 @@ def find_tree(
             f"{target.title} has no files of its own in snapshot {snapshot.id}{by_newer(target)}",
             hint=f"What holds files: {', '.join(names_of_trees(snapshot))}.",
         )
+    _warn_of_others(
+        events, [each for each in snapshots if scope.admits(each)] if reference == LATEST else [], snapshot, tree
+    )
     return snapshot, tree
 
 

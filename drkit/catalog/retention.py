@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from drkit.catalog.shrunk import standing
 from drkit.policy import Retention
 from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import Snapshot
@@ -21,6 +22,9 @@ from drkit.repository.lines import Line
 
 SKEW = timedelta(minutes=5)
 """How far ahead of our clock another host's may be. A newest snapshot dated later neither counts nor goes."""
+
+
+PINNED = "pinned: the capture after it shrank"
 
 
 class Series(NamedTuple):
@@ -63,9 +67,9 @@ class _Capture(NamedTuple):
 def plan(lines: Iterable[Line], rules: Retention, now: datetime, proven: Collection[tuple[str, Series]] = ()) -> Plan:
     """Decide about every snapshot. `proven`: the captures, by snapshot id and series, that a drill has proven.
 
-    Never goes: the newest `ok` capture of a series, its newest proven one, and a `partial` one as long as nothing newer
-    is `ok`. Only `ok` captures count towards the rules; `keep_within` keeps `partial` ones too. Copies of one snapshot
-    count once, and stay or go together.
+    Never goes: the newest `ok` capture of a series, its newest proven one, a `partial` one as long as nothing newer is
+    `ok`, and while the newest `ok` one is shrunk, the one that it pins. Only `ok` captures count towards the rules;
+    `keep_within` keeps `partial` ones too. Copies of one snapshot count once, and stay or go together.
     """
     result = Plan()
     order: list[tuple[datetime, str]] = []
@@ -90,6 +94,9 @@ def plan(lines: Iterable[Line], rules: Retention, now: datetime, proven: Collect
             shown = {each for each, which in proven if which == identity}
             for snapshot_id, reason in _choose(captures, rules, now, shown):
                 reasons[snapshot_id][reason].append(f"{identity.kind} {identity.name}")
+        for shrunk in standing(past):
+            if shrunk.pinned is not None:
+                reasons[shrunk.pinned.id][PINNED].append(shrunk.title)
         for snapshot in past:
             for name in copies[snapshot.original]:
                 if snapshot.id in reasons:
@@ -99,9 +106,14 @@ def plan(lines: Iterable[Line], rules: Retention, now: datetime, proven: Collect
         if chosen is None:
             result.forget.append(Decision(snapshot_id, ["no rule keeps any of its targets"]))
         else:
-            result.keep.append(Decision(snapshot_id, [f"{why} of {', '.join(of)}" for why, of in chosen.items()]))
+            result.keep.append(Decision(snapshot_id, [_reason(why, of) for why, of in chosen.items()]))
     result.future.sort()
     return result
+
+
+def _reason(why: str, of: Sequence[str]) -> str:
+    named = ", ".join(of)
+    return f"{why} ({named})" if why == PINNED else f"{why} of {named}"
 
 
 def _time(snapshot: Snapshot) -> datetime:

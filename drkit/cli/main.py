@@ -13,6 +13,7 @@ import typer
 
 from drkit import __version__, tuning
 from drkit.cli import output, signals, streams
+from drkit.cli.once import require_given_once
 from drkit.cli.signals import Stopped
 from drkit.cli.streams import OutputFailed
 from drkit.errors import DrkitError, UsageError
@@ -36,6 +37,7 @@ _VERBS = {
     "copy": "Copy the snapshots that the mirror lacks, newest first.",
     "prune": "Apply retention, then free the space nobody needs.",
     "forget": "Remove snapshots by hand.",
+    "accept": "Let a target that shrank, moved or is gone count as it is.",
 }
 """The verbs with their summaries. Each is a function in the module of the same name in `verbs`.
 
@@ -76,6 +78,7 @@ def build_app(word: str | None = None, *, outline: bool = False) -> typer.Typer:
             app.command(group, help=summary)(_nothing)
         elif every or group == word:
             app.add_typer(import_module(f"drkit.cli.verbs.{group}").app, name=group, help=summary)
+    require_given_once(app)
     return app
 
 

@@ -17,6 +17,7 @@ from drkit.cli.prompt import prompt
 from drkit.cli.run import Run, TerminalEvents
 from drkit.cli.values import moment
 from drkit.operations.context import Context
+from drkit.settings import unknown_variables
 
 
 class LogFormat(StrEnum):
@@ -124,4 +125,6 @@ def _run(given: dict[str, Any]) -> Iterator[Run]:
         asker=prompt(),
         events=events,
     ) as context:
+        for unknown in unknown_variables(context.environ):
+            context.events.warn(unknown, hint="Unset it, or give it the name that drkit reads.")
         yield Run(context, events, json=given["json"], quiet=given["quiet"])

@@ -20,16 +20,18 @@ from typing import Any, Self, cast
 
 import docker
 import docker.errors
-import docker.utils.config
+import docker.tls
 import requests
 import urllib3.exceptions
 
-from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, UsageError
+from drkit.engine.address import Tls, find_engine
+from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable
 from drkit.events import LOGGED, Events
 
 Document = dict[str, Any]
 
 _ANSWER_SECONDS = 60
+_ALIVE_SECONDS = 10
 
 _START_HINT = "Start the engine (systemctl start docker), or set DOCKER_HOST to one that runs."
 
@@ -66,13 +68,17 @@ class Engine:
     `EngineError` when the engine refuses and `EngineUnavailable` when it does not answer.
     """
 
-    def __init__(self, api: docker.APIClient, url: str, events: Events = LOGGED) -> None:
+    def __init__(self, api: docker.APIClient, url: str, events: Events = LOGGED, *, is_local: bool = True) -> None:
+        """`is_local`: it is reached through a socket of this host, so it sees the same directories, or none of ours."""
         self._api = api
         self.url = url
+        self.is_local = is_local
         self.events = events
         # Whether helpers see a directory of this host: unknown until a helper has started (see helper/launch.py).
         self.shares_directory: bool | None = None
         self.dead_helpers_removed = False  # by the first helper that is started, see there too
+        self.unlisted: list[str] = []
+        """What the lists of volumes may lack, in the engine's words: a plugin that does not answer."""
         self._arch: str | None = None
         self._facts: Document | None = None
         self._facts_read = 0.0
@@ -80,27 +86,28 @@ class Engine:
 
     @classmethod
     def connect(cls, url: str | None = None, events: Events = LOGGED) -> Self:
-        """Connect to `url`, else to DOCKER_HOST, else to the Docker CLI's current context, else to the usual socket.
+        """Connect to `url`, else to the engine that the environment names: see `find_engine`, and what it raises.
 
         `events` hears what happens while the engine is used.
         """
-        target = url or os.environ.get("DOCKER_HOST", "")
-        if target.startswith("ssh://"):
-            raise UsageError(
-                f"engine {target}: drkit does not work over ssh", hint="Run drkit on that host, beside its engine."
-            )
-        with translated(f"docker engine {target}".rstrip()):
-            environment = {**os.environ, "DOCKER_HOST": url} if url else dict(os.environ)
+        address = find_engine(url, os.environ)
+        for note in address.notes:
+            events.note(note)
+        for doubt in address.doubts:
+            events.warn(doubt, hint="Mend the configuration of the Docker client.")
+        with translated(f"docker engine {address.url}"):
             try:
-                api = docker.from_env(environment=environment, timeout=_ANSWER_SECONDS).api
+                api = docker.APIClient(base_url=address.url, timeout=_ANSWER_SECONDS, tls=_tls(address.tls))
             except Exception as error:
-                # docker-py reports a broken context file as a bare Exception, and a bad URL as one of several others.
+                # docker-py reports a bad URL as one of several foreign errors.
                 if isinstance(error, FOREIGN_ERRORS):
                     raise
+                if address.doubts:  # docker-py reads the same file, and trips over some that are not what it expects
+                    raise EngineUnavailable(address.doubts[0], hint="Mend that file, or move it away.") from error
                 raise explain(error, "docker engine") from error
         # docker-py adds these only to requests of its own methods.
-        api.headers.update(docker.utils.config.load_general_config().get("HttpHeaders") or {})
-        return cls(api, target or api.base_url, events)
+        api.headers.update(address.headers)
+        return cls(api, address.url, events, is_local=address.is_local)
 
     def close(self) -> None:
         """Wait for work in the background, then disconnect."""
@@ -151,6 +158,17 @@ class Engine:
         stamp = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(self.facts()["SystemTime"])))
         return stamp + timedelta(seconds=time.monotonic() - self._facts_read)
 
+    def require_alive(self, error: DrkitError) -> None:
+        """Return where `error` is about what was asked for alone; raise it where no engine answers any more.
+
+        One volume driver that hangs lets a request time out, and the engine is well.
+        """
+        if isinstance(error, EngineUnavailable):
+            try:
+                self.get("docker engine", "/version", timeout=_ALIVE_SECONDS)
+            except EngineUnavailable:
+                raise error from None
+
     # -- requests
 
     def get(
@@ -163,11 +181,14 @@ class Engine:
     def look_up(self, doing: str, path: str) -> Document | None:
         """Return the document of one object; None when it does not exist."""
         try:
-            return cast("Document", self.get(doing, path))
+            document = self.get(doing, path)
         except EngineError as error:
             if error.status == 404:
                 return None
             raise
+        if not isinstance(document, dict):
+            raise EngineError(f"{doing}: the engine did not answer with a description of it")
+        return document
 
     def post(
         self, doing: str, path: str, body: Document | None = None, *, params: Mapping[str, object] | None = None
@@ -226,6 +247,15 @@ class Engine:
         return response
 
 
+def _tls(files: Tls | None) -> docker.tls.TLSConfig | bool:
+    if files is None:
+        return False
+    certificate = (str(files.certificate), str(files.key)) if files.certificate and files.key else None
+    return docker.tls.TLSConfig(
+        client_cert=certificate, ca_cert=str(files.ca) if files.ca else None, verify=files.verify
+    )
+
+
 def filters(**conditions: Iterable[str]) -> dict[str, str]:
     """The query parameters of a list whose objects must meet all conditions: `filters(label=["a=b"])`."""
     return {"filters": json.dumps({key: list(values) for key, values in conditions.items()})}
@@ -254,8 +284,8 @@ def explain(error: Exception, doing: str, *, capturing: bool = False) -> DrkitEr
     if isinstance(error, docker.errors.APIError):
         said = str(error.explanation or "").strip() or f"the engine answered {error.status_code}"
         return EngineError(f"{doing}: {said}", said=said, status=error.status_code or 0)
-    if isinstance(error, docker.errors.TLSParameterError | docker.errors.ContextException):
-        return EngineUnavailable(f"{doing}: {error}", hint="Check DOCKER_HOST, DOCKER_CERT_PATH and docker context ls.")
+    if isinstance(error, docker.errors.TLSParameterError):
+        return EngineUnavailable(f"{doing}: {error}", hint="Check DOCKER_CERT_PATH, or the files of the context.")
     if isinstance(error, docker.errors.InvalidVersion):
         return EngineUnavailable(f"{doing}: {error}", hint="Upgrade the Docker Engine to 20.10 or later.")
     if isinstance(error, _BROKEN_OFF):

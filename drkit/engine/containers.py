@@ -21,6 +21,17 @@ def find(
     return list(engine.get("list of containers", "/containers/json", params=params))
 
 
+def find_users(engine: Engine, volume: str) -> list[Document]:
+    """The containers that have this volume mounted now: they run, or are paused."""
+    params = {"all": 0, **filters(volume=[volume])}  # which finds paths of this name, too
+    return [
+        container
+        for container in engine.get("list of containers", "/containers/json", params=params)
+        if container["State"] in ("running", "paused")
+        and any(mount.get("Name") == volume for mount in container.get("Mounts") or [])
+    ]
+
+
 def inspect(engine: Engine, ref: str) -> Document | None:
     return engine.look_up(f"container {ref}", f"/containers/{check_name('container', ref)}/json")
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 from drkit.errors import UsageError
+from drkit.policy.problem import shorten
+from drkit.policy.references import Reference, parse_reference
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_REFERENCE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]*")
+
+_LONGEST_SHOWN = 1024
 
 
 def check_name(kind: str, name: str) -> str:
@@ -22,8 +25,17 @@ def check_name(kind: str, name: str) -> str:
 
 def check_reference(ref: str) -> str:
     """Return `ref`; raise UsageError unless it can refer to an image: by tag, digest or id."""
-    if not _REFERENCE.fullmatch(ref) or len(ref) > 4096:
-        raise UsageError(
-            f"image {ref!r}: not a valid image reference", hint="Use NAME:TAG, NAME@DIGEST or an image id."
-        )
+    image_reference(ref)
     return ref
+
+
+def image_reference(ref: str) -> Reference:
+    """Return what `ref` asks for; raise UsageError unless it can refer to an image: by tag, digest or id."""
+    try:
+        return parse_reference(ref)
+    except ValueError as error:
+        shown = ref if ref.isprintable() and len(ref) <= _LONGEST_SHOWN else repr(shorten(ref))
+        raise UsageError(
+            f"image {shown}: not a valid image reference: {error}",
+            hint="Use NAME:TAG, NAME@DIGEST or an image id with all of its digits.",
+        ) from None

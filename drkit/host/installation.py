@@ -42,6 +42,8 @@ class SeriesState:
     adopted: list[str] = field(default_factory=list)
     fork: str = ""
     """The origin whose copy this installation is, until somebody says which is which."""
+    accepted: dict[str, str] = field(default_factory=dict)
+    """By KIND:NAME of a target, the id of the snapshot whose capture of it the operator accepted as it was."""
 
 
 class Installation:
@@ -119,9 +121,11 @@ class Installation:
             state = SeriesState(**fields)
             state.newest = _previous(fields["newest"]) if fields["newest"] else None
             state.pending = [_previous(each) for each in fields["pending"]]
+            if not all(isinstance(each, str) for each in [*state.accepted.keys(), *state.accepted.values()]):
+                raise ValueError("accepted")
             for origin in [*state.adopted, state.origin or "00", state.fork or "00", state.place or "00"]:
                 bytes.fromhex(origin)
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise self._damaged(path) from error
         return state
 

@@ -73,6 +73,13 @@ class RestoreJournal:
                 os.close(descriptor)
         return None
 
+    def has_begun(self, volume: str, restore_id: str) -> bool:
+        """Whether this restore into `volume` is noted: it is running, or was interrupted."""
+        with self._explained("read", volume), suppress(FileNotFoundError):
+            note = _read((self._directory / volume).read_bytes())
+            return note is not None and note.restore_id == restore_id
+        return False
+
     def end(self, volume: str) -> None:
         """Note that this restore has ended, or that nothing is left of it."""
         with self._explained("remove", volume):

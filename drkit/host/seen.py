@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,13 +33,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Seen:
-    """What this host last saw at a place. `newest`: a snapshot's id; empty where there was none."""
+    """What this host last saw at a place. `newest`: a snapshot's id; empty where there was none.
+
+    `holders`: the public keys that opened the repository when this host last backed up into it.
+    """
 
     place: str
     repository: str
     config_mac: str
     newest: str = ""
     snapshots: int = 0
+    holders: tuple[str, ...] = ()
 
     def is_of(self, found: Found) -> bool:
         return (self.repository, self.config_mac) == (found.repository, found.config_mac)
@@ -104,10 +108,11 @@ class SeenRepositories:
             hint="Find out whether somebody removed it, or the repository was set back to an earlier state.",
         )
 
-    def remember(self, found: Found, listed: Collection[str]) -> None:
+    def remember(self, found: Found, listed: Collection[str], holders: Iterable[str] = ()) -> None:
         """Note what is there now. Where that cannot be written it is a warning: the backup itself is safe."""
         newest = max(listed, default="")
-        self._write(Seen(found.place, found.repository, found.config_mac, newest, len(listed)), found.url)
+        seen = Seen(found.place, found.repository, found.config_mac, newest, len(listed), tuple(sorted(holders)))
+        self._write(seen, found.url)
 
     def note_removed(self, found: Found, removed: Collection[str]) -> None:
         """Note that this host has forgotten snapshots: when the newest is among them, its absence is no surprise."""
@@ -115,6 +120,13 @@ class SeenRepositories:
         if seen is not None and seen.is_of(found) and seen.newest in removed:
             left = max(0, seen.snapshots - len(removed))
             self._write(dataclasses.replace(seen, newest="", snapshots=left), found.url)
+
+    def note_without(self, found: Found, holder: str) -> None:
+        """Note that this host took the keys from a holder, whose absence is no surprise then."""
+        seen = self.seen(found)
+        if seen is not None and seen.is_of(found) and holder in seen.holders:
+            left = tuple(each for each in seen.holders if each != holder)
+            self._write(dataclasses.replace(seen, holders=left), found.url)
 
     def _write(self, seen: Seen, url: str) -> None:
         try:
@@ -136,6 +148,7 @@ def _read(text: str, found: Found) -> Seen:
         str(fields["config_mac"]),
         str(fields["newest"]),
         int(fields["snapshots"]),
+        tuple(str(holder) for holder in fields.get("holders", ())),
     )
     if named != expected or len(bytes.fromhex(seen.repository)) != 16:
         raise ValueError(named)

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from drkit.events import LOGGED, Events
 from drkit.host.container_locks import ContainerLocks
+from drkit.host.known_helpers import KnownHelpers
 from drkit.host.restore_journal import RestoreJournal
+from drkit.host.restored_copies import RestoredCopies
+from drkit.host.scratch_volumes import ScratchVolumes
 from drkit.host.secret import HostSecret
 from drkit.host.seen import SeenRepositories
+from drkit.settings import directory_from
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return $DRKIT_STATE_DIR, the first path of systemd's $STATE_DIRECTORY, or /var/lib/drkit."""
-    of_the_unit = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(environ.get("DRKIT_STATE_DIR") or of_the_unit or "/var/lib/drkit")
+    """Return $DRKIT_STATE_DIR, $STATE_DIRECTORY or /var/lib/drkit. Raises UsageError for a relative one."""
+    return directory_from(environ, "DRKIT_STATE_DIR", of_systemd="STATE_DIRECTORY") or Path("/var/lib/drkit")
 
 
 class HostState:
@@ -29,5 +32,8 @@ class HostState:
         self.directory = directory
         self.seen = SeenRepositories(directory / "repositories", events)
         self.restores = RestoreJournal(directory / "restores")
+        self.copies = RestoredCopies(directory / "copies")
+        self.scratch = ScratchVolumes(directory / "scratch")
+        self.helpers = KnownHelpers(directory / "helpers", events)
         self.containers = ContainerLocks(directory / "containers")
         self.documents = HostSecret(directory / "documents.key", events)

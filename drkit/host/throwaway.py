@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from drkit.host.mounts import parse_mounts
 from drkit.host.name import inside_container
+from drkit.storage.local.files import IN_MEMORY
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -18,14 +19,9 @@ def is_throwaway(directory: Path) -> bool:
 def _is_on_root_or_tmpfs(directory: Path, mounts: Path) -> bool:
     there = next(path for path in [directory, *directory.absolute().parents] if path.exists())
     device = there.stat().st_dev
-    return device == Path("/").stat().st_dev or _file_system(device, mounts) in ("tmpfs", "ramfs")
+    return device == Path("/").stat().st_dev or _file_system(device, mounts) in IN_MEMORY
 
 
 def _file_system(device: int, mounts: Path) -> str:
     """Return the type of a mounted file system as the kernel lists it; empty for one that it does not list."""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        mount, _, kind = line.partition(" - ")
-        if mount.split(" ")[2] == number:
-            return kind.split(" ")[0]
-    return ""
+    return next((mount.type for mount in parse_mounts(mounts.read_bytes()) if mount.device == device), "")

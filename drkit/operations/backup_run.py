@@ -7,17 +7,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from drkit import __version__
 from drkit.access.opening import read_recipients
 from drkit.catalog.find import previous_target, readable_snapshots
 from drkit.catalog.kept import still_kept
-from drkit.engine.helper.image import HelperImage, helper_archive
-from drkit.errors import CaptureFailed, DrkitError, RepositoryError
+from drkit.engine.helper.image import HelperImage
+from drkit.engine.helper.stored import helper_archive
+from drkit.errors import CaptureFailed, DrkitError, RepositoryError, about
 from drkit.host.installation import Installation
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
+from drkit.operations.losses import Losses
 from drkit.operations.policy import POLICY_DOCUMENT
+from drkit.operations.recipients import require_recipients
 from drkit.operations.remembered import remembered
 from drkit.pipeline.capture import can_take_over, capture_stream, take_over
 from drkit.pipeline.documents import write_documents
@@ -29,7 +33,6 @@ from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.limits import SEALED
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Documents, Snapshot, Target, format_time, stored_helper
-from drkit.repository.holders.custody import recipient_differences
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
 from drkit.repository.writer import RunWriter
@@ -41,10 +44,22 @@ _ROOM = SEALED["snapshot"].payload // 2
 """Bytes of a record for what it says of its targets; the other half is for the chunks of their trees."""
 
 
-def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tuple[Snapshot, int]:
+class Ran(NamedTuple):
+    """The record of a run, how many locks were renewed, what was lost since the run before, and what failed.
+
+    `failures` has the error of each target that failed, by its title.
+    """
+
+    snapshot: Snapshot
+    locks_renewed: int
+    losses: list[DrkitError]
+    failures: dict[str, DrkitError]
+
+
+def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen: bool = False) -> Ran:
     """Capture the targets that are `ready` and commit one snapshot of all that could be captured.
 
-    Returns the record and how many locks were renewed. The record says `failed`, and nothing is stored, where all
+    `chosen`: these are not all targets of the policy. The record says `failed`, and nothing is stored, where all
     targets failed. Raises what `backup` raises.
     """
     clock = time.monotonic()
@@ -55,11 +70,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
     found = found_at(context.access, repository)
     seen = context.state.seen
     seen.require_same(found, accepted=accept_repository)
-    for difference in recipient_differences(repository, recipients):
-        events.warn(
-            difference,
-            hint="Make recipients_file right, then run drkit key rewrap where the identity is: it goes by that file.",
-        )
+    holders = require_recipients(context, repository, recipients)
     repository.storage.keep_reserve()
     known = remembered(context, repository)
     snapshots, damaged = readable_snapshots(repository)
@@ -88,6 +99,7 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
         retention=policy.retention.recorded() if policy.retention is not None else {},
         drkit=__version__,
         compression=compression,
+        chosen=chosen,
     )
     with (
         RunWriter(repository, ready.run_id, recipients, host=host, compression=compression) as writer,
@@ -100,15 +112,25 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
             )
         for error in writer.damage:
             events.warn(error.message, hint=error.hint)
-        capturing = Capturing(context.engine, repository, reader, writer, ready, salt, context.now, events)
-        texts: list[str | None] = []
+        capturing = Capturing(
+            context.engine, repository, reader, writer, ready, salt, context.now, events, context.state.restores
+        )
+        installation = Installation(context.state)
+        accepted = installation.series(repository, host, policy.name).accepted
+        unreadable = [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
+        losses = Losses(before, installation.origin, accepted, unreadable, reader, events)
+        failures: dict[str, DrkitError] = {}
         room = _ROOM
         for planned in ready.targets:
             previous = previous_target(before, planned.kind, planned.name)
-            target, text = _capture(capturing, planned, previous, room)
+            target, failure = _capture(capturing, planned, previous, room)
+            losses.judge(target)
             record.targets.append(target)
-            texts.append(text)
+            if failure is not None:
+                failures[target.title] = failure
             room -= _size(target)
+        if not chosen:
+            record.targets += losses.gone(policy, context.engine, ready.targets)
         record.status = _status_of(record.targets)
         if record.status != Status.FAILED:
             if ready.helper is not None:
@@ -119,19 +141,20 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None) -> tup
             series.commit(writer, record)
             listed.append(record.id)
         context.warn_of_damage(told=writer.damage)
-    for target, text in zip(record.targets, texts, strict=True):
-        target.error = text  # with all that was said, for whoever looks at this run
-    seen.remember(found, listed)
+    for target in record.targets:
+        if target.title in failures:  # with all that was said, for whoever looks at this run
+            target.error = plain_text(failures[target.title].message)
+    seen.remember(found, listed, holders)
     if record.status == Status.FAILED:
-        return record, 0
-    return record, _renew_locks(context, record, [*snapshots, record])
+        return Ran(record, 0, [], failures)
+    return Ran(record, _renew_locks(context, record, [*snapshots, record]), losses.fresh, failures)
 
 
 def _status_of(targets: Sequence[Target]) -> Status:
     failed = sum(target.status == Status.FAILED for target in targets)
     if failed == len(targets):
         return Status.FAILED if targets else Status.OK
-    return Status.PARTIAL if failed else Status.OK
+    return Status.OK if all(target.status == Status.OK for target in targets) else Status.PARTIAL
 
 
 def _renew_locks(context: Context, record: Snapshot, snapshots: Sequence[Snapshot]) -> int:
@@ -150,18 +173,20 @@ def _size(target: Target) -> int:
     return len(json.dumps(asdict(replace(target, tree=[]))))
 
 
-def _capture(capturing: Capturing, planned: Planned, previous: Target | None, room: int) -> tuple[Target, str | None]:
+def _capture(
+    capturing: Capturing, planned: Planned, previous: Target | None, room: int
+) -> tuple[Target, DrkitError | None]:
     """Capture one target. Its own errors are in the result; those of the repository are raised.
 
-    The target holds an error as it is recorded, where the meta key alone opens it. The whole text comes beside it.
+    The target holds an error as it is recorded, where the meta key alone opens it. The error itself comes beside it.
     What a target says of itself may take `room` bytes of the record: text from a volume or an image fails its own one.
     """
     target = Target(planned.kind, planned.name, exclude=list(planned.exclude), trusted_xattrs=planned.trusted_xattrs)
     clock, stored = time.monotonic(), capturing.writer.bytes_stored
-    text = None
+    failure = None
     try:
         if planned.problem:
-            raise CaptureFailed(f"{target.title}: {planned.problem}")
+            raise CaptureFailed(about(target.title, planned.problem), hint=planned.hint, said=planned.said)
         target.started = format_time(min(capturing.now, capturing.engine.time()))
         KINDS[planned.kind].capture(capturing, planned, target, previous)
         capturing.writer.flush()
@@ -173,10 +198,10 @@ def _capture(capturing: Capturing, planned: Planned, previous: Target | None, ro
     except DrkitError as error:
         target.status, target.error = Status.FAILED, plain_text(error.own_words)
         target.tree, target.documents, target.files, target.bytes = [], Documents(), 0, 0
-        text = plain_text(error.message)
+        failure = error
     target.seconds = round(time.monotonic() - clock, 3)
     target.bytes_stored = capturing.writer.bytes_stored - stored
-    return target, text
+    return target, failure
 
 
 def _keep_helper(capturing: Capturing, helper: HelperImage, snapshots: Sequence[Snapshot]) -> dict[str, object]:

@@ -16,7 +16,14 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Self
 
-from drkit.access.access import Access, mirror_access, new_mirror_access, repository_access
+from drkit.access.access import (
+    Access,
+    mirror_access,
+    new_mirror_access,
+    other_access,
+    overruled,
+    repository_access,
+)
 from drkit.access.identities import AskPassphrase
 from drkit.access.passphrases import Asker, warn_if_exposed
 from drkit.errors import DrkitError, IntegrityError, UsageError
@@ -80,6 +87,9 @@ class Context:
         if self._policy is not None:
             return self._policy
         paths = [self._policy_file] if self._policy_file else find_policies(environ=self.environ)
+        brought = self.environ.get("DRKIT_POLICY")
+        if self._policy_file and brought and Path(brought).absolute() != self._policy_file.absolute():
+            self.events.note(f"--policy {self._policy_file} is used, not DRKIT_POLICY ({brought})")
         if len(paths) > 1:
             raise UsageError(
                 f"there are {len(paths)} policies: {', '.join(map(str, paths))}", hint="Name one with --policy."
@@ -98,14 +108,15 @@ class Context:
     def policy_of_access(self) -> Policy | None:
         """The policy whose keys open the repository.
 
-        With a repository on the command line and a key in the environment none is needed: then neither a broken policy
-        nor a choice of several prevents a restore.
+        With a repository on the command line or in the environment, and a key in the environment, none is needed: then
+        neither a broken policy nor a choice of several prevents a restore.
         """
         try:
             return self.policy
         except DrkitError:
             brought = self.environ.get("DRKIT_IDENTITY_FILE") or self.environ.get("DRKIT_IDENTITY_FD")
-            if self._url and not self._policy_file and brought:
+            named = self._url or self.environ.get("DRKIT_REPOSITORY")
+            if named and not self._policy_file and brought:
                 return None
             raise
 
@@ -124,11 +135,19 @@ class Context:
         """The helper image that the policy chooses; `auto` without a policy."""
         return self.policy.helper.image if self.policy else "auto"
 
+    @property
+    def helper_ids(self) -> list[str]:
+        """The ids of the helper images that this host built, for whichever engine."""
+        return list(dict.fromkeys(known.image_id for known in self.state.helpers.all()))
+
     # --- repository
 
     @cached_property
     def access(self) -> Access:
-        access = repository_access(self.policy_of_access, url=self._url, environ=self.environ, as_of=self._as_of)
+        policy = self.policy_of_access
+        access = repository_access(policy, url=self._url, environ=self.environ, as_of=self._as_of)
+        for note in overruled(policy, self._url, self.environ):
+            self.events.note(note)
         warn_if_exposed(access.secret_files(), self.events)
         return access
 
@@ -151,7 +170,7 @@ class Context:
 
     def access_to(self, url: str) -> Access:
         """How to reach another place with the same keys."""
-        return repository_access(self.policy_of_access, url=url, environ=self.environ)
+        return other_access(self.policy_of_access, url, environ=self.environ)
 
     def _open(self, access: Access, *, cached: bool = True) -> Repository:
         # Deferred, with all that it loads: 0.1 s, while the engine answers and the first helper starts.

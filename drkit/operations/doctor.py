@@ -13,18 +13,19 @@ from drkit.access.access import Access
 from drkit.access.identities import key_file_problem
 from drkit.access.opening import open_access, read_recipients
 from drkit.catalog.find import readable_snapshots
-from drkit.engine.client import Engine
-from drkit.engine.helper.image import ensure_helper
-from drkit.engine.helper.probe import probe_helper
 from drkit.errors import DrkitError, IntegrityError, ObjectNotFound, StorageUnavailable, counted, reason
 from drkit.events import Warned
+from drkit.operations.apart import REPOSITORY, overlaps, passing, stores
 from drkit.operations.context import Context
+from drkit.operations.recipients import addition_hint, compared
 from drkit.operations.remembered import remembered
 from drkit.repository.absence import missing_in
 from drkit.repository.format.snapshot import outline
-from drkit.repository.repository import CONFIG
+from drkit.repository.repository import CONFIG, Repository
 from drkit.storage import LOCK_HINT, Storage
 from drkit.storage.probe import Capabilities, probe_storage
+from drkit.targets import plan_targets
+from drkit.targets.helper import ensure_helper, probe
 
 SKEW_TOLERATED = timedelta(minutes=1)
 SKEW_REFUSED = timedelta(minutes=10)  # S3 servers refuse requests from fifteen on
@@ -72,15 +73,15 @@ def diagnose(context: Context) -> Diagnosis:
 
     Scratch objects are put, and removed, in a repository and in an empty place. What holds anything else is only read.
     """
-    access, image = context.access, context.helper_image
+    access = context.access
     found: list[Capabilities] = []
     return Diagnosis(
         [
             *_tried("keys", lambda: _keys(access)),
             *_tried("storage", lambda: _storage(context, found)),
             *_tried("repository", lambda: _repository(context, found)),
-            *_tried("engine", lambda: _engine(context.engine)),
-            *_tried("helper", lambda: _helper(context.engine, image)),
+            *_tried("engine", lambda: _engine(context)),
+            *_tried("helper", lambda: _helper(context)),
         ],
         context.warnings,
     )
@@ -214,6 +215,7 @@ def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding
             yield _failed("repository", IntegrityError(f"{each.key} is {each.problem}", hint="Run drkit check."))
     if repository.damage:
         raise repository.damage[0]
+    yield from _holders(context, repository)
     unsafe = found[0].unsafe if found else None
     if unsafe and not repository.single_writer:
         raise StorageUnavailable(
@@ -222,16 +224,47 @@ def _repository(context: Context, found: list[Capabilities]) -> Iterator[Finding
         )
 
 
-def _engine(engine: Engine) -> Iterator[Finding]:
-    version = engine.version()
+def _holders(context: Context, repository: Repository) -> Iterator[Finding]:
+    """Whether a backup would go to everybody who opens the repository, and to whom else."""
+    if context.access.recipients_file is None:
+        return
+    recipients = read_recipients(context.access.recipients_file)
+    found = compared(context, repository, recipients)
+    if found.loss is not None:
+        raise found.loss
+    if found.addition is not None:
+        yield _warning("repository", found.addition, addition_hint(found))
+
+
+def _places(context: Context) -> Iterator[Finding]:
+    """Whether what drkit writes lies apart from what it protects, and lasts."""
+    if context.policy is None:
+        return
+    for ours in stores(context):
+        problem = passing(ours.path)
+        if problem is not None and not (problem.in_memory and ours.what == REPOSITORY):  # which the storage told
+            yield _warning("engine", problem.message(ours), "Keep it on a disk, best on another one than the data.")
+    if not context.engine.is_local:
+        yield _ok("engine", "it is not reached through a socket of this host: directories are not compared")
+        return
+    found = list(overlaps(context, plan_targets(context.policy, context.engine)))
+    for each in found:
+        yield _failed("engine", each.error)
+    if not found:
+        yield _ok("engine", "no protected volume holds the repository, or anything else that drkit writes")
+
+
+def _engine(context: Context) -> Iterator[Finding]:
+    version = context.engine.version()
     yield _ok("engine", f"Docker Engine {version.get('Version', 'of unknown version')} answers")
+    yield from _places(context)
 
 
-def _helper(engine: Engine, image: str) -> Iterator[Finding]:
-    helper = ensure_helper(engine, image)
-    found = probe_helper(engine, helper)
+def _helper(context: Context) -> Iterator[Finding]:
+    helper = ensure_helper(context.engine, context.state, context.helper_image)
+    found = probe(context.engine, context.state, helper)
     lost = [name for name, kept in found.checks.items() if not kept]
-    yield _ok("helper", f"{helper.tar} from {helper.source}, over {found.transport}")
+    yield _ok("helper", f"{helper.image_id[:19]}: {helper.tar} from {helper.source}, over {found.transport}")
     if helper.full and not found.complete:
         raise DrkitError(f"the helper does not keep {', '.join(lost)}", hint="Build it again: drkit helper build.")
     if lost:

@@ -49,7 +49,7 @@ def export(
     """
     if isinstance(output, Path) and not _is_own_pipe(output):
         require_new(output)
-    snapshot, target = find_tree(context.repository, reference, kind, name, scope)
+    snapshot, target = find_tree(context.repository, reference, kind, name, scope, events=context.events)
     context.warn_of_newer()
     context.warn_of_damaged_records()
     if isinstance(output, Path):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from drkit.catalog.find import by_id, readable_snapshots
+from drkit.catalog.shrunk import standing
 from drkit.errors import DrkitError, RetentionRefused, StorageFull
 from drkit.events import Warned
 from drkit.operations.context import Context, found_at
@@ -45,7 +46,8 @@ def forget_snapshots(
 
     A note in the repository says first that it was on purpose; also of a record that is gone already and that another
     record names, or that is `known`, by its whole id. Raises RetentionRefused, unless `yes_really`, for such a record,
-    for a snapshot that is the newest to hold some target as `ok`, and for a damaged record, whose content is unknown.
+    for a snapshot that is the newest to hold some target as `ok`, for one that is pinned since the capture after it
+    shrank, and for a damaged record, whose content is unknown.
     """
     snapshots, damaged = readable_snapshots(repository)
     repository.refuse_newer()
@@ -97,9 +99,10 @@ def _refuse(snapshots: list[Snapshot], chosen: list[str], broken: set[str]) -> N
     for run_id in chosen:
         if run_id in broken:
             raise RetentionRefused(f"snapshot {run_id} is damaged: nobody can say what it holds", hint=hint)
+    lines = lines_of(snapshots)
     newest = {
         (line.host, line.origins, line.policy, target.kind, target.name): snapshot.id
-        for line in lines_of(snapshots)
+        for line in lines
         for snapshot in line.snapshots  # oldest first
         for target in snapshot.targets
         if target.status == Status.OK
@@ -109,3 +112,11 @@ def _refuse(snapshots: list[Snapshot], chosen: list[str], broken: set[str]) -> N
             raise RetentionRefused(
                 f"snapshot {run_id} is the newest that holds {kind} {name} of host {host} as ok", hint=hint
             )
+    for line in lines:
+        for shrunk in standing(line.snapshots):
+            for run_id in (each.id for each in line.snapshots if each.original == shrunk.pins and each.id in chosen):
+                raise RetentionRefused(
+                    f"snapshot {run_id} is pinned: {shrunk.title} of host {line.host} had lost most of what it held "
+                    f"there when snapshot {shrunk.newest.snapshot.id} was made",
+                    hint=f"If that is right: drkit accept {shrunk.name}, and the next drkit backup. {hint}",
+                )

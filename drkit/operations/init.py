@@ -13,6 +13,7 @@ from drkit.access.passphrases import wanted_passphrase
 from drkit.errors import AccessDenied, DrkitError, RepositoryError, StorageUnavailable, UsageError
 from drkit.events import Events, Warned
 from drkit.host.private_file import require_new, write_new
+from drkit.operations.apart import Ours, overlaps_of_policy, require_lasting
 from drkit.operations.context import Context, found_at
 from drkit.report.program.bundle import Program, pack_program, store_program
 from drkit.report.recovery_kit import Kit, kit_html, make_kit
@@ -21,7 +22,7 @@ from drkit.repository.keys.labels import Holder
 from drkit.repository.keys.wraps import put_escrow
 from drkit.repository.mirror.mirror import create_mirror, open_mirror
 from drkit.repository.repository import Repository, require_no_repository
-from drkit.storage import LOCK_HINT, Storage
+from drkit.storage import LOCK_HINT, Storage, is_s3, local_path
 from drkit.storage.probe import Capabilities, probe_storage
 
 
@@ -74,6 +75,8 @@ def init(
         raise UsageError(
             "init needs a place for the keys", hint="Set repository.identity_file and recipients_file in the policy."
         )
+    for overlap in overlaps_of_policy(context.required_policy):
+        raise overlap.error
     escrow = [parse_recipient(recipient, source="escrow recipient") for recipient in escrow]
     storage, capabilities = _new_place(access, context.events)
     packed = pack_program(context.events) if with_program else None
@@ -107,7 +110,7 @@ def init(
         except RepositoryError as failure:
             failure.message = f"repository {repository.id.hex()} is made and whole, but {failure.message}"
             error = failure
-    kit = make_kit(repository, access, now=now, program=program)
+    kit = make_kit(repository, access, now=now, program=program, helpers=context.helper_ids)
     if kit_file is not None:
         write_new(kit_file, kit_html(kit))
     return InitResult(
@@ -169,7 +172,9 @@ def init_mirror(context: Context, source_url: str) -> InitMirrorResult:
 
 
 def _new_place(access: Access, events: Events) -> tuple[Storage, Capabilities]:
-    """Open a place that holds no repository yet, and test whether it can hold one."""
+    """Open a place that holds no repository yet, and test whether it can hold one. One in memory stays untouched."""
+    if not is_s3(access.url):
+        require_lasting(Ours("the repository", local_path(access.url)), events)
     storage = open_access(access, create=True, events=events)
     require_no_repository(storage)
     capabilities = probe_storage(storage)

@@ -10,11 +10,11 @@ from pathlib import Path
 from drkit import __version__
 from drkit.access.identities import IdentitySource, read_identities
 from drkit.access.opening import open_access, read_recipients
-from drkit.access.passphrases import existing_passphrase, new_passphrase, warn_if_exposed
+from drkit.access.passphrases import existing_passphrase, new_passphrase, passphrase_file, warn_if_exposed
 from drkit.errors import AccessDenied, DrkitError, IntegrityError, UsageError
 from drkit.events import LOGGED, Events, Warned
 from drkit.host.private_file import require_new, write_new
-from drkit.operations.context import Context
+from drkit.operations.context import Context, found_at
 from drkit.report.program.bundle import Program, pack_program, store_program, stored_programs
 from drkit.report.recovery_kit import kit_html, kit_text, make_kit
 from drkit.repository.holders.custody import (
@@ -28,7 +28,8 @@ from drkit.repository.holders.custody import (
     revoke,
 )
 from drkit.repository.holders.every_key import open_every_key
-from drkit.repository.keys.identity import Identity, parse_recipient
+from drkit.repository.holders.recipients import compare_recipients
+from drkit.repository.keys.identity import Identity, parse_recipient, shown_recipient
 from drkit.repository.keys.labels import MAX_NAME, Holder, is_name
 from drkit.repository.keys.wraps import format_meta_key, open_escrow
 from drkit.repository.proofs import Proof, add_proof, read_proofs
@@ -107,8 +108,8 @@ def add(context: Context, recipient: str, name: str = "") -> Changed:
     path = context.access.recipients_file
     if path is not None and path.exists() and recipient not in read_recipients(path):
         context.events.warn(
-            f"{path} does not name {recipient}: it does not open what later backups add",
-            hint=f"Add a line with it to {path}: drkit key rewrap goes by that file, and would take it away again.",
+            f"{path} does not name {recipient}: until it does, backups here are refused, since it would not open them",
+            hint=f"Add a line with it to {path}, and to the recipients_file of every other host that backs up there.",
         )
     return replace(changed, warnings=context.warnings)
 
@@ -120,6 +121,7 @@ def remove(context: Context, reference: str) -> Changed:
     """
     changed = remove_recipient(context.repository, reference)
     [removed] = changed.recipients
+    context.state.seen.note_without(found_at(context.access, context.repository), removed)
     path = context.access.recipients_file
     if path is not None and path.exists() and removed in read_recipients(path):
         context.events.warn(
@@ -133,8 +135,18 @@ def remove(context: Context, reference: str) -> Changed:
 
 
 def rewrap(context: Context) -> Changed:
-    """Make the repository's recipients those of the policy's recipients_file, as a backup will use them."""
-    recipients = read_recipients(context.required_policy.repository.recipients_file)
+    """Make the repository's recipients those of the policy's recipients_file, as a backup will use them.
+
+    Raises AccessDenied, and changes nothing, where the file lacks somebody who opens the repository: `remove` is the
+    way to take the keys from a holder. What becomes of wraps that no label names, the file decides.
+    """
+    path = context.required_policy.repository.recipients_file
+    recipients = read_recipients(path)
+    found = compare_recipients(context.repository, recipients, str(path))
+    if found.loss is not None:
+        raise found.loss
+    for recipient in found.added:
+        context.events.note(f"{shown_recipient(recipient)} gets the keys to every backup")
     return replace(rewrap_keys(context.repository, recipients), warnings=context.warnings)
 
 
@@ -202,7 +214,7 @@ def kit(context: Context, *, html: bool, file: Path | None = None, with_program:
             f"this recovery kit does not say how to install drkit from {repository.storage.url}/{stored[-1]}",
             hint="Run drkit key kit --with-program for one that does.",
         )
-    made = make_kit(repository, context.access, now=context.now, program=program)
+    made = make_kit(repository, context.access, now=context.now, program=program, helpers=context.helper_ids)
     page = kit_html(made) if html else kit_text(made)
     if file is not None:
         write_new(file, page)
@@ -235,7 +247,11 @@ class PassphraseResult:
 
 
 def passphrase(context: Context, file: Path | None = None) -> PassphraseResult:
-    """Keep the identity in the repository under a passphrase, or under a new one."""
+    """Keep the identity in the repository under a passphrase, or under a new one.
+
+    It is in `file`, else in the file that $DRKIT_PASSPHRASE_FILE names, else asked for.
+    """
+    file = passphrase_file(file, context.environ, context.events)
     if file is None and context.asker is None:
         raise UsageError("there is no terminal to ask for the passphrase", hint="Give --passphrase-file FILE.")
     repository = context.repository

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from drkit.catalog.find import Scope, find_snapshot
 from drkit.errors import DrkitError
+from drkit.operations.apart import overlaps_of_policy
 from drkit.operations.context import Context
 from drkit.pipeline.documents import read_document
-from drkit.policy import Policy
+from drkit.policy import Policy, refuse_unusable
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.holders.custody import require_identity
 from drkit.repository.reader import ChunkReader
@@ -25,11 +26,17 @@ class StoredPolicy:
 
 
 def check_policy(context: Context) -> Policy:
-    """Return the policy. Raises PolicyError with every problem, UsageError for URLs that name no storage."""
+    """Return the policy. Raises PolicyError with every problem.
+
+    Raises UsageError for URLs that name no storage, and for a repository in the directory of a protected volume.
+    """
     policy = context.required_policy
+    refuse_unusable(policy)
     check_url(policy.repository.url)
     if policy.mirror is not None:
         check_url(policy.mirror.url)
+    for overlap in overlaps_of_policy(policy):
+        raise overlap.error
     return policy
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drkit.catalog.find import Scope, find_target
+from drkit.errors import DrkitError, PartialFailure
 from drkit.events import Warned
 from drkit.operations.context import Context
 from drkit.repository.format.kinds import Kind
@@ -23,6 +24,26 @@ class RestoreResult:
     restored: Restored | None = None
     warnings: list[Warned] = field(default_factory=list)
 
+    @property
+    def error(self) -> DrkitError | None:
+        """What of the target is not as it was, although its content is."""
+        if self.restored is None:
+            return None
+        if self.restored.lost:
+            return PartialFailure(
+                f"{self.plan.target.kind} {self.restored.name}: restored without {'; '.join(self.restored.lost)}",
+                hint="Restore again on a host where drkit helper build works.",
+            )
+        if not self.restored.unresolved:
+            return None
+        target, missing = self.plan.target, self.restored.unresolved
+        others = [*target.source.get("tags", []), target.source.get("image_id", "")]
+        another = next(name for name in others if name not in missing)
+        return PartialFailure(
+            f"{target.title} is restored and verified, but this engine cannot give it the name {', '.join(missing)}",
+            hint=f"Run it as {another}, or pull it where its registry answers: docker pull {missing[0]}.",
+        )
+
 
 def restore(
     context: Context,
@@ -35,10 +56,10 @@ def restore(
     dry_run: bool = False,
 ) -> RestoreResult:
     """Restore one target of a snapshot, named by id, a part of it, or `latest`. Never overwrites anything."""
-    snapshot, target = find_target(context.repository, reference, kind, name, scope)
+    snapshot, target = find_target(context.repository, reference, kind, name, scope, events=context.events)
     context.warn_of_newer()
     context.warn_of_damaged_records()
-    restoring = Restoring(lambda: context.engine, context.repository, context.state.restores, context.events)
+    restoring = Restoring(lambda: context.engine, context.repository, context.state, context.events)
     plan = KINDS[kind].plan_restore(restoring, snapshot, target, options)
     for note in plan.notes:
         context.events.note(note)

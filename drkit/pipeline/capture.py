@@ -12,19 +12,21 @@ from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.messages import TarReport, classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
-from drkit.errors import CaptureFailed
+from drkit.errors import CaptureFailed, counted
 from drkit.events import Events
 from drkit.pipeline.listing import requested
 from drkit.pipeline.members import content_size, scanned_member, unscanned_member
 from drkit.pipeline.paths import member_path
-from drkit.pipeline.reuse import READ, REUSE, ReusePlan, plan_reuse, read_everything, reused_members
+from drkit.pipeline.rescan import RESCANS, directories_among, entries_of, not_found_again, plan_again, taken_over
+from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.spool import Spool, Spooled
 from drkit.pipeline.stream import MemberStream, ReadInto, watched
+from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.names import display_path
-from drkit.repository.format.snapshot import NameList, Target, tree_chunk_ids
-from drkit.repository.format.tree import Member, TreeWriter, encode_member
+from drkit.repository.format.snapshot import FileSystem, NameList, Target, tree_chunk_ids
+from drkit.repository.format.tree import TreeWriter, encode_member
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
@@ -35,7 +37,6 @@ SETTLE_SECONDS = 120
 A write through mmap leaves ctime and mtime as they are while the page stays dirty (30 s by default, more under load),
 and a file system with coarse timestamps hides a second write within its tick.
 """
-TORN_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Capture:
     """What capturing one target works with. The functions below fill in `target`.
 
     `started` is the engine's clock, in seconds since the epoch. `events` are told the bytes read, under `what` as the
-    task.
+    task. `salt` is unknown to whoever may not guess where a directory lies.
     """
 
     engine: Engine
@@ -53,6 +54,7 @@ class Capture:
     target: Target
     started: float
     events: Events
+    salt: bytes
 
     def stream(self, readinto: ReadInto) -> MemberStream:
         """Read a tar stream into chunks."""
@@ -82,10 +84,35 @@ class _Tree:
 
 @dataclass
 class _Flaws:
-    """The paths that tar read while they changed, and those that vanished before it read them."""
+    """The paths that tar read while they changed, those that vanished before it read them, and before find did."""
 
     torn: set[bytes] = field(default_factory=set)
-    vanished: set[bytes] = field(default_factory=set)
+    missing: set[bytes] = field(default_factory=set)
+    unlisted: set[bytes] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.torn or self.missing or self.unlisted)
+
+    @property
+    def again(self) -> set[bytes]:
+        return self.torn | self.missing
+
+
+@dataclass
+class _Reading:
+    """One scan and what came of it. `records`: the tree as far as it is known then, for one pass."""
+
+    scan: Scan
+    records: Iterator[Spooled]
+    flaws: _Flaws
+
+    def note_vanished(self, vanished: dict[bytes, Entry | None], directories: set[bytes]) -> None:
+        """Add the names that vanished, each with what the scan told of it, and those of directories among them."""
+        if self.flaws.missing or self.flaws.unlisted:
+            for name in self.flaws.unlisted:
+                vanished.setdefault(name, None)
+            vanished.update(entries_of(self.scan, self.flaws.missing))
+            directories.update(directories_among(self.scan, self.flaws.missing))
 
 
 def encoding(helper: HelperImage) -> str:
@@ -103,18 +130,21 @@ def capture_directory(
 ) -> None:
     """Capture a directory, taking over from `previous` what has not changed.
 
-    `start` gives the process that captures the directory, `start_again` another one for each time that torn files are
-    read again. What stays torn, and what vanished, is listed in the target. Raises CaptureFailed when the stream cannot
-    be proven whole.
+    `start` gives the process that captures the directory, `start_again` another one for each time that it is scanned
+    again, since something vanished or changed while it was read. What stays torn, and what was not found again, is
+    listed in the target, which is partial if directories are among the latter. Raises CaptureFailed when the stream
+    cannot be proven whole.
     """
     target = capture.target
     target.encoding = encoding(helper)
     if previous is not None and not (helper.full and _same_capture(previous, target) and _has_tree(capture, previous)):
         previous = None
-    with Spool() as members:
+    with ExitStack() as spools:
+        members = spools.enter_context(Spool())
         with ExitStack() as stack:
             process = stack.enter_context(start())
             scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
+            target.filesystem = _file_system(scan, capture.salt)
             plan = read_everything(scan)
             if previous is not None:
                 plan = plan_reuse(scan, partial(capture.reader.members, previous), capture.writer.chunk_size)
@@ -127,16 +157,24 @@ def capture_directory(
             if not scan.complete:
                 plan.read_root()
             flaws = _read(capture, process, scan, plan, members) if plan.reads else _Flaws()
-        # The tree waits for this: made while tar was read, it would be made a second time for a file that heals.
-        healed = _retry_torn(capture, helper, start_again, exclude, flaws.torn)
-        target.torn = NameList.of(map(display_path, sorted(flaws.torn)))
-        target.vanished = NameList.of(map(display_path, sorted(flaws.vanished)))
+        kept = reused_members(plan, scan, capture.reader.members(previous) if previous else ())
+        records = merge((Spooled(at, encode_member(each), content_size(each)) for at, each in kept), members)
+        # The tree waits for this: made while tar was read, it would be made a second time for what is read again.
+        composed = _read_again(capture, helper, start_again, exclude, _Reading(scan, records, flaws), spools)
         capture.writer.use(plan.chunk_ids)
-        taken_over = reused_members(plan, scan, capture.reader.members(previous) if previous else ())
         tree = _Tree(capture)
-        for record, size in _composed(scan, taken_over, members, healed):
+        for _, record, size in composed:
             tree.add(record, size)
         tree.finish()
+
+
+def _file_system(scan: Scan, salt: bytes) -> FileSystem | None:
+    """Return where the scanned directory lies; None where the helper could not tell."""
+    mount = scan.mount
+    if mount is None:
+        return None
+    place = keyed_digest(salt, mount.source + b"\0" + mount.root).hex()
+    return FileSystem(mount.type, place, scan.root_inode)
 
 
 def capture_stream(capture: Capture, readinto: ReadInto) -> set[bytes]:
@@ -231,7 +269,12 @@ def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan,
             f"{capture.target.title}: {len(lost)} files did not come, {display_path(min(lost))} among them",
             hint="Run drkit backup again.",
         )
-    return _Flaws(set(messages.torn), missing)
+    return _Flaws(set(messages.torn), missing, _unlisted(messages, scan) if not scan.complete else set())
+
+
+def _unlisted(messages: TarReport, scan: Scan) -> set[bytes]:
+    """The names that find met and could not read any more, so that they are not in the scan."""
+    return set(messages.vanished).difference(scan.paths())
 
 
 def _await(path: bytes, expected: Iterator[tuple[int, Entry]], missing: set[bytes]) -> tuple[int, Entry] | None:
@@ -262,44 +305,48 @@ def _messages_of(end: HelperExit, capture: Capture) -> TarReport:
     return messages
 
 
-def _retry_torn(
+def _read_again(
     capture: Capture,
     helper: HelperImage,
     start_again: Callable[[], HelperProcess],
     exclude: Patterns,
-    torn: set[bytes],
-) -> dict[bytes, tuple[bytes, int]]:
-    """Read torn files again, at most twice. Returns the new records of those that healed, and removes them from `torn`.
+    last: _Reading,
+    spools: ExitStack,
+) -> Iterator[Spooled]:
+    """Look again for what vanished, and read again what is torn, in at most `RESCANS` further scans.
 
-    A record is returned with the bytes of its content.
+    Returns the records of the tree, for one pass, and names in the target what stays torn or was not found again. The
+    target is partial if a directory is among that.
     """
-    healed: dict[bytes, tuple[bytes, int]] = {}
-    for _ in range(TORN_RETRIES):
-        if not torn:
+    vanished: dict[bytes, Entry | None] = {}
+    directories: set[bytes] = set()
+    for _ in range(RESCANS):
+        last.note_vanished(vanished, directories)
+        if not last.flaws:
             break
-        with Spool() as members:
-            with start_again() as process:
-                scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
-                plan = ReusePlan(bytearray(READ if entry.path in torn else REUSE for entry in scan))
-                if not plan.reads:
-                    break
-                again = _read(capture, process, scan, plan, members)
-            paths = {number: entry.path for number, entry in enumerate(scan) if plan.flags[number] == READ}
-            for number, record, size in members:
-                if paths[number] not in again.torn:
-                    healed[paths[number]] = record, size
-                    torn.discard(paths[number])
-    return healed
-
-
-def _composed(
-    scan: Scan,
-    taken_over: Iterator[tuple[int, Member]],
-    read: Iterable[Spooled],
-    healed: dict[bytes, tuple[bytes, int]],
-) -> Iterator[tuple[bytes, int]]:
-    """Merge the members taken over, those read and those read again, in the order of the scan: records and sizes."""
-    kept = (Spooled(number, encode_member(member), content_size(member)) for number, member in taken_over)
-    healed_at = {number: healed[path] for number, path in enumerate(scan.paths()) if path in healed} if healed else {}
-    for number, record, size in merge(kept, read):
-        yield healed_at.get(number, (record, size))
+        members = spools.enter_context(Spool())
+        with start_again() as process:
+            scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
+            if (scan.mount, scan.root_inode) != (last.scan.mount, last.scan.root_inode):
+                raise CaptureFailed(
+                    f"{capture.target.title}: something else was mounted there while it was read",
+                    hint="Run drkit backup again.",
+                )
+            plan = ReusePlan(plan_again(scan, last.scan, last.flaws.again))
+            if not scan.complete:
+                plan.read_root()
+            flaws = _read(capture, process, scan, plan, members) if plan.reads else _Flaws()
+        kept = taken_over(scan, plan.flags, last.scan, last.records)
+        last = _Reading(scan, merge(kept, members), flaws)
+    last.note_vanished(vanished, directories)
+    target = capture.target
+    lost = not_found_again(last.scan, last.flaws.missing, vanished)
+    target.skipped = NameList.of(last.scan.sockets)
+    target.torn = NameList.of(map(display_path, sorted(last.flaws.torn)))
+    target.vanished = NameList.of(map(display_path, sorted(lost)))
+    if gone := directories & lost:
+        target.make_partial(
+            f"{counted(len(gone), 'directory', 'directories')} vanished while it was read and did not come back, "
+            f"{display_path(min(gone))} among them: run drkit backup again, or exclude what is removed all the time"
+        )
+    return last.records

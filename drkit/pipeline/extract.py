@@ -12,7 +12,7 @@ from drkit.engine.helper.messages import classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
 from drkit.errors import DrkitError, IntegrityError
 from drkit.events import Events
-from drkit.pipeline.describe import Description, describe, differences
+from drkit.pipeline.describe import Description, describe, differences, without_trusted_xattrs
 from drkit.pipeline.listing import requested
 from drkit.pipeline.paths import listed_name, member_path
 from drkit.pipeline.scan import Scan, read_scan
@@ -45,7 +45,8 @@ class Restore:
 
     `what` is what messages call the directory that is written, such as "volume db". `start_extract` gives a process
     that extracts a tar into it, `start_capture` a held one that captures it; `full` says whether their helper keeps
-    everything. `events` are told first the bytes written, then the bytes compared, with `what` as the task.
+    everything. Without `trusted_xattrs` they write and read none of these, so recorded ones are not missed. `events`
+    are told first the bytes written, then the bytes compared, with `what` as the task.
     """
 
     what: str
@@ -57,6 +58,7 @@ class Restore:
     target: Target
     selection: Selection | None
     events: Events
+    trusted_xattrs: bool = True
 
     def selected(self) -> Iterator[Selected]:
         return selected_members(self._members, self.selection)
@@ -238,4 +240,5 @@ def _compare_meaning(restore: Restore, items: list[Selected]) -> None:
 def _described(restore: Restore, member: Member) -> Description:
     pieces: Iterator[bytes | memoryview] = chain(restore.reader.extents([member]), [END_OF_ARCHIVE])
     stream = MemberStream(iterator_readinto(pieces), restore.member_key, split=True)
-    return describe(next(iter(stream)))
+    description = describe(next(iter(stream)))
+    return description if restore.trusted_xattrs else without_trusted_xattrs(description)

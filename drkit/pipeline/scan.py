@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from drkit.engine.helper.launch import VOLUME_MOUNT
 from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
+from drkit.host.mounts import Mount, parse_mounts
 from drkit.pipeline.select import Patterns
 from drkit.repository.format.names import display_path
 
@@ -18,25 +20,39 @@ _READ_SIZE = 1024 * 1024
 
 
 class Entry(NamedTuple):
-    """One path of the scan. `stat` is the text that Member.stat keeps, empty from a stock helper."""
+    """One path of the scan. `stat` is the text that Member.stat keeps. A stock helper tells the path alone."""
 
     path: bytes
     stat: bytes
     device: bytes
+    blocks: bytes
 
 
 @dataclass
 class Scan:
     """The paths to capture in bytewise order, as raw records: an entry is made only when it is asked for.
 
-    A full record is `path NUL stat NUL device`, a stock one `./path`, so records sort in the order of their paths.
+    A full record is `path NUL stat NUL device NUL blocks`, a stock one `./path`, so records sort in the order of their
+    paths.
     """
 
     records: list[bytes]
     full: bool
+    mounts: list[Mount] = field(default_factory=list)
+    """What is mounted at and below the directory, as the helper sees it."""
     complete: bool = True
     """Whether find ended with 0. If not, its messages, read at the helper's end, must explain why."""
     sockets: list[str] = field(default_factory=list)
+
+    @property
+    def mount(self) -> Mount | None:
+        """The mount of the directory itself; None where the helper could not tell."""
+        return next((mount for mount in reversed(self.mounts) if mount.point == VOLUME_MOUNT.encode()), None)
+
+    @property
+    def root_inode(self) -> int:
+        """The inode of the directory; 0 from a stock helper, which does not tell it."""
+        return int(next(iter(self)).stat.rsplit(b" ", 2)[1]) if self.full else 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -55,7 +71,7 @@ def _full_entry(record: bytes) -> Entry:
 
 
 def _stock_entry(record: bytes) -> Entry:
-    return Entry(record[2:], b"", b"")
+    return Entry(record[2:], b"", b"", b"")
 
 
 def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, what: str, full: bool) -> Scan:
@@ -68,11 +84,12 @@ def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, what:
     end = records.pop()
     if not end.startswith(b"end "):
         raise CaptureFailed(f"{what}: the scan broke off before its end", hint="Run drkit backup again.")
+    mounts = _mounts(records.pop(0) if records else b"", what=what)
     if end != b"end 0" and not records:
         raise CaptureFailed(f"{what}: find failed with status {end[4:].decode()}", hint="Run drkit helper probe.")
-    if full and any(record.count(b"\0") != 2 for record in records):
+    if full and any(record.count(b"\0") != 3 for record in records):
         raise CaptureFailed(f"{what}: the scan is garbled", hint="Run drkit helper probe.")
-    scan = Scan(records, full, complete=end == b"end 0")
+    scan = Scan(records, full, mounts, complete=end == b"end 0")
     records.sort()
     if full:
         _drop_sockets(scan)
@@ -81,6 +98,16 @@ def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, what:
     if not scan.records or next(iter(scan)).path:
         raise CaptureFailed(f"{what}: the scan did not report its root", hint="Run drkit helper probe.")
     return scan
+
+
+def _mounts(record: bytes, *, what: str) -> list[Mount]:
+    head, _, lines = record.partition(b"\n")
+    try:
+        if head != b"mounts":
+            raise ValueError(f"{head!r} is not the head of a list of mounts")
+        return parse_mounts(lines)
+    except ValueError as error:
+        raise CaptureFailed(f"{what}: the scan is garbled: {error}", hint="Run drkit helper probe.") from error
 
 
 def _read_records(readinto: Callable[[memoryview], int], end: bytes) -> list[bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drkit.errors import PolicyError, reason
 from drkit.policy.helper import HelperSettings
-from drkit.policy.load import load_policy, parse_policy
+from drkit.policy.load import load_policy, parse_policy, refuse_unusable
 from drkit.policy.place import Mirror, Place, RepositoryPlace
 from drkit.policy.protect import ImageTarget, Protect, VolumeTarget
 from drkit.policy.retention import Retention
@@ -30,6 +30,7 @@ __all__ = [
     "json_schema",
     "load_policy",
     "parse_policy",
+    "refuse_unusable",
 ]
 
 DIRECTORY = Path("/etc/drkit/policies")

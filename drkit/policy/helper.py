@@ -6,13 +6,25 @@ from typing import Annotated
 
 from pydantic import Field
 
+from drkit.policy.problem import quote
+from drkit.policy.references import PATTERN, parse_reference
 from drkit.policy.section import Section
-from drkit.policy.values import IMAGE_REF, matching
+from drkit.policy.values import Unexpected, Value, matched, text
 
-HelperImage = Annotated[
-    str,
-    matching(f"auto|{IMAGE_REF}", "auto, or the reference of an image with BusyBox tar such as alpine:3.20"),
-]
+_EXPECTED = "auto, or the reference of an image with BusyBox tar such as alpine:3.20"
+
+
+def _helper_image(value: object) -> str:
+    ref = matched(value, PATTERN, _EXPECTED)
+    try:
+        parse_reference(ref)
+    except ValueError as error:
+        raise Unexpected(_EXPECTED, f"{quote(ref)}: {error}") from None
+    return ref
+
+
+HelperImage = Annotated[str, Value(_helper_image, text(PATTERN))]
+"""`auto` fits the grammar of references too."""
 
 
 class HelperSettings(Section):

@@ -13,6 +13,7 @@ import yaml
 
 from drkit.errors import PolicyError, reason
 from drkit.policy.problem import Key, Problem, describe, key_path, quote
+from drkit.policy.protect import unusable
 from drkit.policy.schema import Policy, check
 
 MAX_BYTES = 1 << 20
@@ -37,6 +38,13 @@ def parse_policy(text: str, path: Path) -> Policy:
     if policy is None or document.problems:
         raise _error(path, document, problems)
     return policy
+
+
+def refuse_unusable(policy: Policy) -> None:
+    """Raise PolicyError, as `load_policy` does, for targets that no engine can have: a backup fails these alone."""
+    problems = list(unusable(policy.protect, ("protect",)))
+    if problems:
+        raise _error(policy.path, _parse(policy.text, policy.path), problems)
 
 
 class _Located(NamedTuple):
@@ -144,7 +152,8 @@ def _syntax_error(path: Path, line: int, problem: str) -> PolicyError:
 class _Loader(yaml.SafeLoader):
     """Composes nodes only, up to a limit of number and depth. Plain scalars mean what they mean in YAML 1.2.
 
-    YAML 1.1 would read `on` and `no` as booleans, `1:30` as ninety and dates as dates.
+    YAML 1.1 would read `on` and `no` as booleans, `1:30` as ninety and dates as dates. What is a number in both
+    versions, but not the same one, such as `010`, is a text here.
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (as in the base class)
@@ -172,7 +181,7 @@ _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     f"{_TAG}null": re.compile(r"~|null|Null|NULL|", re.ASCII),
     f"{_TAG}bool": re.compile(r"true|True|TRUE|false|False|FALSE", re.ASCII),
-    f"{_TAG}int": re.compile(r"[-+]?[0-9]{1,18}", re.ASCII),
+    f"{_TAG}int": re.compile(r"[-+]?(0|[1-9][0-9]{0,17})", re.ASCII),
     f"{_TAG}float": re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]{1,3})?|[-+]?\.inf|\.nan", re.ASCII),
 }
 for _tag, _pattern in _SCALARS.items():

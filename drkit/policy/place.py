@@ -18,6 +18,7 @@ from drkit.policy.values import (
     Unexpected,
     Value,
     file_path,
+    literal,
     matched,
     one_of,
     policy_directory,
@@ -32,6 +33,7 @@ def repository_url(value: object, base: Path) -> str:
             raise Unexpected(expected)
         return str(file_path(value, base, expected))
     refuse_password(value, expected)
+    literal(value, expected)
     return matched(value, r"(file://(localhost)?/|s3://[a-z0-9])[^\s\0?#]*", expected)
 
 

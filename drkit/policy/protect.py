@@ -10,12 +10,12 @@ from pydantic import ConfigDict, Field
 
 from drkit.policy.patterns import compile_pattern
 from drkit.policy.problem import Key, Problem, describe, quote
+from drkit.policy.references import parse_reference
 from drkit.policy.section import Section
 from drkit.policy.values import SOME_TEXT, ImageRef, Unexpected, Value, matched, text
 
 _VOLUME_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}"
 _VOLUME_GLOB = r"[a-zA-Z0-9_.*?\[\]!-]{1,255}"
-_TAG_OR_DIGEST = re.compile(r":[^/@]*$|@")
 
 
 def _volume_name(value: object) -> str:
@@ -105,8 +105,21 @@ class Protect(Section):
 
 
 def with_default_tag(ref: str) -> str:
-    """Return the full reference, as the engine understands it, so that equal ones compare equal."""
-    return ref if _TAG_OR_DIGEST.search(ref) else f"{ref}:latest"
+    """Return the full reference, as the engine lists it, so that equal ones compare equal."""
+    try:
+        return parse_reference(ref).familiar
+    except ValueError:  # its own check says so
+        return ref
+
+
+def unusable(protect: Protect, where: Key) -> Iterator[Problem]:
+    """Yield what no engine can have, although it fits the grammar. A backup fails these targets, and no other."""
+    for index, image in enumerate(protect.images):
+        try:
+            parse_reference(image.ref)
+        except ValueError as error:
+            what = f"found {quote(image.ref)}; expected an image reference: {error}"
+            yield Problem((*where, "images", index, "ref"), what)
 
 
 def _entries(given: object, where: Key) -> Iterator[tuple[Key, Mapping[str, Any]]]:

@@ -20,8 +20,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema
 
+from drkit.literal import not_literal
 from drkit.policy import durations, sizes
 from drkit.policy.problem import is_secret, quote
+from drkit.policy.references import PATTERN
 
 _LONGEST = 1024  # a text longer than any pattern allows
 
@@ -85,9 +87,14 @@ def file_path(value: object, base: Path, expected: str = "the path of a file") -
         raise Unexpected(expected, "a secret key itself")
     if not isinstance(value, str) or not value or re.search(r"[\0\r\n]", value):
         raise Unexpected(expected)
-    if value.startswith("~"):
-        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, but no shell expands the ~ here")
-    return base / value
+    return base / literal(value, expected)
+
+
+def literal(value: str, expected: str) -> str:
+    """Return a path or URL that holds nothing for another program to replace. Raises Unexpected."""
+    if (why := not_literal(value)) is not None:
+        raise Unexpected(f"{expected}, written in full", f"{quote(value)}, but {why}")
+    return value
 
 
 def _command(value: object) -> tuple[str, ...]:
@@ -142,22 +149,13 @@ def _timezone(value: object) -> str:
     return zone
 
 
-# The grammar of the Docker distribution project, without its length limits.
-_DOMAIN = (
-    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
-)
-_COMPONENT = r"[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
-IMAGE_REF = (
-    rf"(?:{_DOMAIN}(?::[0-9]{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
-    r"(?::[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
-
 Command = Annotated[tuple[str, ...], Value(_command, {"type": "array", "minItems": 1, "items": {"type": "string"}})]
 Count = Annotated[int, Value(_count, {"type": "integer", "minimum": 0})]
 Duration = Annotated[timedelta, Value(_duration, text(durations.PATTERN))]
 FilePath = Annotated[Path, Value(lambda value, info: file_path(value, policy_directory(info)), SOME_TEXT)]
 ImageRef = Annotated[
-    str, matching(IMAGE_REF, "an image reference such as postgres:15 or registry.example.com/shop/api@sha256:...")
+    str, matching(PATTERN, "an image reference such as postgres:15 or registry.example.com/shop/api@sha256:...")
 ]
+"""What fits the grammar: one bad reference is not to keep the other targets from being backed up."""
 Size = Annotated[int, Value(_size, text(sizes.PATTERN))]
 Timezone = Annotated[str, Value(_timezone, text(_TIMEZONE))]

@@ -43,6 +43,7 @@ class Kit:
     """What a kit says of a repository. `escrows`: storage keys of identities kept under a passphrase.
 
     `program` is stored beside the repository, to install drkit from; without one it is installed from `source`.
+    `helpers` are the ids of the helper images that the host of this kit built.
     """
 
     url: str
@@ -55,6 +56,7 @@ class Kit:
     made: datetime
     source: Source
     program: Program | None = None
+    helpers: Sequence[str] = ()
 
     @property
     def has_line(self) -> bool:
@@ -68,7 +70,14 @@ def fingerprint(recipient: str) -> str:
     return " ".join(digits[start : start + 4] for start in range(0, 16, 4))
 
 
-def make_kit(repository: Repository, access: Access, *, now: datetime, program: Program | None = None) -> Kit:
+def make_kit(
+    repository: Repository,
+    access: Access,
+    *,
+    now: datetime,
+    program: Program | None = None,
+    helpers: Sequence[str] = (),
+) -> Kit:
     custody = read_custody(repository)
     source = access.identity
     place = None
@@ -87,6 +96,7 @@ def make_kit(repository: Repository, access: Access, *, now: datetime, program: 
         made=now,
         source=installed_source(),
         program=program,
+        helpers=helpers,
     )
 
 
@@ -101,7 +111,7 @@ def _about(kit: Kit) -> Section:
     elif kit.s3.region:
         lines.append(f"Region         {kit.s3.region}")
     lines += [f"Repository id  {kit.repository_id}"]
-    shown = 4 if kit.program else 5  # so that it stays one page
+    shown = 3 if kit.program else 5  # so that it stays one page
     for number, holder in enumerate(kit.holders[:shown]):
         lead = "Opened by      " if number == 0 else _INDENT
         lines += [
@@ -111,6 +121,8 @@ def _about(kit: Kit) -> Section:
     more = [f"and {len(kit.holders) - shown} more: drkit key list"] if len(kit.holders) > shown else []
     more += ["and others whose names this host does not know"] if kit.unknown_holders or not kit.holders else []
     lines += [_INDENT + ", ".join(more)] if more else []
+    shown_helpers = kit.helpers[:2] or ["none yet: after the first backup print this page again, drkit key kit"]
+    lines += [f"{'Helper image   ' if number == 0 else _INDENT}{each}" for number, each in enumerate(shown_helpers)]
     source, *details = kit.source.lines
     lines += [f"Made by        drkit {__version__}, installed from {source}", *(_INDENT + line for line in details)]
     return Section("Repository", lines, [])
@@ -157,9 +169,12 @@ def _restore(kit: Kit) -> Section:
             "umask 077; cat > identity.txt",
             "export DRKIT_IDENTITY_FILE=$PWD/identity.txt",
             "drkit snapshots",
-            "drkit restore latest --volume NAME",
+            "drkit restore latest --volume NAME" + (_WITHOUT_HELPER if kit.helpers else ""),
         ],
     )
+
+
+_WITHOUT_HELPER = "  # can build no helper? Add --trust-helper and the id above"
 
 
 class _Installing(NamedTuple):

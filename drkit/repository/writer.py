@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
-from drkit.errors import IntegrityError, RepositoryLocked
+from drkit.errors import AccessDenied, IntegrityError, RepositoryLocked
 from drkit.events import LOGGED, Events
 from drkit.repository.commit.marks import condemned, read_marks
 from drkit.repository.commit.protocol import OPENING, STORING, Actions, Step, perform
@@ -26,8 +26,9 @@ from drkit.repository.format.record import encode_snapshot
 from drkit.repository.format.snapshot import Snapshot
 from drkit.repository.index import Index, IndexBatch, PackListing
 from drkit.repository.index_loading import index_for_writing
+from drkit.repository.keys.identity import shown_recipient
 from drkit.repository.keys.labels import Holder
-from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, new_key, put_key
+from drkit.repository.keys.wraps import TREE_KEY_ID, data_key_prefix, new_key, open_wrap, put_key
 from drkit.repository.pack_reader import stored_packs
 from drkit.repository.repository import Repository
 from drkit.tuning import keep_freed_memory
@@ -269,10 +270,29 @@ class RunWriter:
             key = new_key()
             key_id = repository.meta.data_key_id(key)
             with self._telling_a_fence():
-                put_key(self._storage, repository.objects, data_key_prefix(key_id), repository.id, key, holders)
+                wraps = put_key(self._storage, repository.objects, data_key_prefix(key_id), repository.id, key, holders)
+                self._require_opens(wraps, key)
             self._repository.keys.add(key_id, key)
             self._data_key_id = key_id
         return self._data_key_id
+
+    def _require_opens(self, wraps: Sequence[str], key: bytes) -> None:
+        """Raise AccessDenied where identities are at hand, and none opens what this run is about to seal.
+
+        The wraps are read back from the storage. A write-only host has no identity: there nobody can try.
+        """
+        identities = self._repository.identities
+        if not identities:
+            return
+        for wrap in wraps:
+            opened = open_wrap(self._storage, wrap, self._repository.id, identities)
+            if opened is not None and opened[1] == key:
+                return
+        raise AccessDenied(
+            f"the identity {', '.join(shown_recipient(each.recipient) for each in identities)} does not open the "
+            f"data key of this run, which is wrapped for {', '.join(map(shown_recipient, self._recipients))}",
+            hint="Name the public key of the identity in recipients_file.",
+        )
 
     def _put(self, data: bytes, *, tree: bool) -> bytes:
         chunk_id = self._repository.chunks.chunk_id(data, tree=tree)

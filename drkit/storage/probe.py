@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from drkit.errors import AccessDenied, DrkitError, ObjectExists, StorageUnavailable
 from drkit.storage.base import Storage, StoreInfo
+from drkit.storage.local.files import IN_MEMORY
 
 PROBE_PREFIX = "probe/"
 RACERS = 8
@@ -53,6 +54,8 @@ class Capabilities:
     @property
     def unusable(self) -> str | None:
         """Why no repository can be kept here at all. None: one can."""
+        if self.nature.file_system in IN_MEMORY:
+            return f"it is in memory ({self.nature.file_system}), and the next start of the machine takes all backups"
         if not self.listing:
             return "a listing does not show what was just written"
         if not self.ranges:

@@ -9,9 +9,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from drkit.errors import UsageError
+from drkit.literal import not_literal
 from drkit.storage.s3.settings import S3Settings, parse_s3_url
 
 _HINT = "Give the path of a directory, or a URL like s3://bucket/prefix."
+_LITERAL_HINT = "Write it in full; characters that a name really has, percent-encoded, as in file:///srv/%24data."
 _FILE_HINT = "Write it like file:///var/backups/drkit."
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -39,6 +41,8 @@ def local_path(url: str) -> Path:
     """Return the absolute path that a storage URL names. Raises UsageError for what is not a local directory."""
     if not url or "\0" in url:
         raise UsageError(f"{url!a} is not a repository URL", hint=_HINT)
+    if (why := not_literal(url)) is not None:
+        raise UsageError(f"{url!a} cannot be meant as the place of a repository: {why}", hint=_LITERAL_HINT)
     if "://" not in url:
         scheme, colon, _ = url.split("/")[0].partition(":")
         if colon:  # sftp:user@host:/path, as other tools write

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import HelperImage, ensure_helper
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
+from drkit.errors import DrkitError
 from drkit.events import Events
 from drkit.pipeline.standby import StandBy
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
+from drkit.targets.helper import ensure_helper
 
 if TYPE_CHECKING:
     from drkit.host.restore_journal import RestoreJournal
+    from drkit.host.state import HostState
     from drkit.pipeline.selection import Selection
     from drkit.repository.format.snapshot import Snapshot, Target
     from drkit.repository.reader import ChunkReader
@@ -32,13 +35,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Planned:
-    """A target as the policy and the engine name it. `problem`: why it cannot be captured at all."""
+    """A target as the policy and the engine name it.
+
+    `problem`: why it cannot be captured at all. `said` is the part of that which another program said; see DrkitError.
+    """
 
     kind: Kind
     name: str
     exclude: tuple[str, ...] = ()
     trusted_xattrs: bool = False
     problem: str | None = None
+    hint: str | None = None
+    said: str = ""
+
+    @property
+    def title(self) -> str:
+        """What messages call it, such as "volume db"."""
+        return f"{self.kind} {self.name}"
+
+    def failing(self, engine: Engine, error: DrkitError) -> Planned:
+        """Return the same target with an error of the engine as its problem: the others are captured all the same.
+
+        Raises `error` where the engine itself is away.
+        """
+        engine.require_alive(error)
+        problem = error.message.removeprefix(f"{self.title}: ")
+        hint = error.hint or f"See what the engine says of it: docker {self.kind} inspect {self.name}."
+        return replace(self, problem=problem, hint=hint, said=error.said)
 
 
 @dataclass(frozen=True)
@@ -52,10 +75,21 @@ class Ready:
 
 
 @contextmanager
-def made_ready(policy: Policy, engine: Engine, targets: list[Planned], *, run_id: str) -> Iterator[Ready]:
-    """Start the helpers of all existing volumes one ahead, in this order. Those left over end when the context does."""
+def made_ready(
+    policy: Policy, engine: Engine, state: HostState, targets: list[Planned], *, run_id: str
+) -> Iterator[Ready]:
+    """Start the helpers of all existing volumes one ahead, in this order. Those left over end when the context does.
+
+    Without a helper all volumes fail; that is raised where nothing else is to be captured.
+    """
     volumes = {target.name: target for target in targets if target.kind == Kind.VOLUME and not target.problem}
-    helper = ensure_helper(engine, policy.helper.image, run_id=run_id) if volumes else None
+    try:
+        helper = ensure_helper(engine, state, policy.helper.image, run_id=run_id) if volumes else None
+    except DrkitError as error:
+        if not any(target.kind != Kind.VOLUME and not target.problem for target in targets):
+            raise
+        targets = [target.failing(engine, error) if target.name in volumes else target for target in targets]
+        helper, volumes = None, {}
 
     def start(name: str) -> HelperProcess:
         assert helper is not None  # exists if a volume was planned
@@ -81,6 +115,7 @@ class Capturing:
     salt: bytes
     now: datetime
     events: Events
+    restores: RestoreJournal
 
 
 @dataclass(frozen=True)
@@ -88,11 +123,13 @@ class RestoreOptions:
     """How to restore a target: under the name `to` instead of its own, and only `paths` of it (gitignore patterns).
 
     `same_device` reuses options that name a device, bind path or share: it writes into the data of the original.
+    `trust_helper` is the full id of a helper image that may run although a snapshot brings it; see helper.py.
     """
 
     to: str | None = None
     paths: Sequence[str] = ()
     same_device: bool = False
+    trust_helper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +138,7 @@ class Restoring:
 
     connect: Callable[[], Engine]
     repository: Repository
-    journal: RestoreJournal
+    state: HostState
     events: Events
 
     @property
@@ -129,20 +166,30 @@ class RestorePlan:
 
 @dataclass(frozen=True)
 class Restored:
-    """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase."""
+    """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase.
+
+    `unresolved` are the names of it that lead to nothing, or to something else, on this engine. `helper` wrote and
+    verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write.
+    """
 
     name: str
     files: int
     bytes: int
     seconds: float
     phases: dict[str, float]
+    unresolved: tuple[str, ...] = ()
+    helper: HelperImage | None = None
+    lost: tuple[str, ...] = ()
 
 
 class TargetKind(Protocol):
     """What the module of a kind has. A new kind is a new module, listed in `targets.KINDS`."""
 
     def plan(self, policy: Policy, engine: Engine) -> list[Planned]:
-        """Resolve what the policy protects of this kind. A missing target is planned too, with its problem."""
+        """Resolve what the policy protects of this kind. A missing target is planned too, with its problem.
+
+        So is one of which the engine cannot tell. Raises EngineUnavailable if the engine tells nothing at all.
+        """
 
     def capture(self, capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
         """Capture one target and fill in `target`, taking over what it can from `previous`, an earlier capture of it.

@@ -28,6 +28,7 @@ def capture_of(capturing: Capturing, target: Target) -> Capture:
         target,
         started.timestamp(),
         capturing.events,
+        capturing.salt,
     )
 
 

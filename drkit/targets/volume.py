@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from drkit.engine import volumes
+from drkit.engine import containers, volumes
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import HelperImage, ensure_helper, load_helper
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
 from drkit.errors import CaptureFailed, DrkitError, IntegrityError, counted
@@ -23,8 +24,11 @@ from drkit.repository.format.kinds import Kind
 from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import NameList
 from drkit.targets.base import Capturing, Planned, Restored, RestoreOptions, RestorePlan, Restoring
+from drkit.targets.doubts import doubts_after, doubts_before
+from drkit.targets.helper import helper_for_restore
 
 if TYPE_CHECKING:
+    from drkit.host.state import HostState
     from drkit.pipeline.selection import Selection
     from drkit.repository.format.snapshot import Snapshot, Target
 
@@ -37,20 +41,58 @@ STOCK_LOSSES = (
     "holes of sparse files",
     "notice of files that changed while they were read",
 )
+_LIST = "List the volumes there are: docker volume ls."
 TRUSTED_LOSS = "trusted.* xattrs, where files have them: set trusted_xattrs in the policy to keep them"
+TRUSTED_NOT_WRITTEN = "trusted.* xattrs, where files have them: a helper that a snapshot brought must not write them"
 
 
 def plan(policy: Policy, engine: Engine) -> list[Planned]:
     """Resolve names before patterns. A pattern that matches nothing is a target that fails, not a silent gap."""
     planned: dict[str, Planned] = {}
     for entry in sorted(policy.protect.volumes, key=lambda entry: entry.name is None):
-        names = [entry.name] if entry.name else volumes.match(engine, entry.match or "")
-        if not names:
-            planned[str(entry.match)] = Planned(Kind.VOLUME, str(entry.match), problem="no volume matches")
+        if entry.name:
+            names = [entry.name]
+        else:
+            pattern = Planned(Kind.VOLUME, str(entry.match), problem="no volume matches", hint=_LIST)
+            try:
+                names = volumes.match(engine, pattern.name)
+            except DrkitError as error:
+                names, pattern = [], pattern.failing(engine, error)
+            if not names:
+                planned[pattern.name] = pattern
         for name in names:
-            missing = None if volumes.inspect(engine, name) else "there is no such volume"
-            planned.setdefault(name, Planned(Kind.VOLUME, name, entry.exclude, entry.trusted_xattrs, missing))
+            if name not in planned:
+                planned[name] = _planned(engine, Planned(Kind.VOLUME, name, entry.exclude, entry.trusted_xattrs))
     return list(planned.values())
+
+
+def _planned(engine: Engine, target: Planned) -> Planned:
+    try:
+        there = volumes.inspect(engine, target.name)
+    except DrkitError as error:
+        return target.failing(engine, error)
+    return target if there else replace(target, problem="there is no such volume", hint=_LIST)
+
+
+def own_volume(engine: Engine, state: HostState, name: str) -> str | None:
+    """Return why a volume is drkit's own and not data, as far as this host can prove that; None for any other.
+
+    A label proves nothing: anybody can put drkit's on a production volume. This host's state must know the volume too,
+    and a restored copy must not be in use by any container, or it has become production.
+    """
+    if state.scratch.made(name):
+        return "drkit made it to try a helper out"
+    restore_id = state.copies.made_by(name)
+    if restore_id is None:
+        return None
+    document = volumes.inspect(engine, name)
+    if (
+        document is None
+        or not volumes.is_restored(document, restore_id)
+        or containers.users_of_volume(engine, name, str(document.get("Mountpoint") or ""))
+    ):
+        return None
+    return "a copy that drkit restored here, and no container uses it"
 
 
 def capture(capturing: Capturing, planned: Planned, target: Target, previous: Target | None) -> None:
@@ -70,6 +112,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
     assert helper is not None  # exists if a volume was planned
     if not helper.full:
         target.lost = list(STOCK_LOSSES)
+    doubts = list(doubts_before(capturing.engine, capturing.restores, document, helper.image_id))
     start = partial(capturing.ready.standby.take, planned.name)
     start_again = partial(
         start_capture,
@@ -80,6 +123,9 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
         trusted_xattrs=planned.trusted_xattrs,
     )
     capture_directory(capture_of(capturing, target), helper, start, start_again, Patterns(planned.exclude), previous)
+    doubts += doubts_after(capturing.engine, target, document, helper.image_id)
+    for doubt in doubts:
+        target.make_partial(plain_text(doubt))
 
 
 def _source(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +182,7 @@ _ORIGINAL: Mapping[str, Check] = {"Driver": optional(a_name), "Options": optiona
 def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, options: RestoreOptions) -> RestorePlan:
     """Plan to create a new volume. Raises DrkitError if the volume exists, and if no path matches."""
     name = options.to or target.name
-    unfinished = restoring.journal.unfinished(name)
+    unfinished = restoring.state.restores.unfinished(name)
     volumes.require_absent(restoring.engine, name, unless_restore=unfinished.restore_id if unfinished else None)
     selection = _selected(restoring, target, options) if options.paths else None
     files = target.files if selection is None else len(selection.paths)
@@ -190,18 +236,19 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     from drkit.repository.holders.custody import require_identity
     from drkit.repository.reader import ChunkReader
 
-    engine, repository, journal = restoring.engine, restoring.repository, restoring.journal
+    engine, repository, journal = restoring.engine, restoring.repository, restoring.state.restores
     require_identity(repository, "restoring")
     original = _original(restoring, plan.target)
     assert original is not None  # there is an identity
     restore_id = secrets.token_hex(8)
-    helper = _restore_helper(restoring, plan.snapshot, run_id=restore_id)
+    helper = _restore_helper(restoring, plan, run_id=restore_id)
     unfinished = journal.unfinished(plan.name)
     if unfinished is not None:
         _remove_earlier(restoring, helper, plan, unfinished)
     started = time.monotonic()
     with ChunkReader(repository) as reader:
-        process: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": plan.target.trusted_xattrs}
+        trusted_xattrs = plan.target.trusted_xattrs and helper.privileged
+        process: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": trusted_xattrs}
         work = Restore(
             f"volume {plan.name}",
             partial(start_extract, engine, helper, plan.name, **process),
@@ -212,6 +259,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
             plan.target,
             plan.selection,
             restoring.events,
+            trusted_xattrs=trusted_xattrs,
         )
         journaled = RestoreNote(
             restore_id, helper.image_id, plan.snapshot.id, plan.target.name, tuple(plan.options.paths)
@@ -239,9 +287,20 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
                 _undo(restoring, helper, plan, journaled)
             raise
         journal.end(plan.name)
+    if plan.name != plan.target.name:
+        _note_copy(restoring, plan.name, restore_id)
     ended = time.monotonic()
     phases = {"extract": round(written - started, 3), "verify": round(ended - written, 3)}
-    return Restored(plan.name, files, size, round(ended - started, 3), phases)
+    lost = (TRUSTED_NOT_WRITTEN,) if plan.target.trusted_xattrs and not trusted_xattrs else ()
+    return Restored(plan.name, files, size, round(ended - started, 3), phases, helper=helper, lost=lost)
+
+
+def _note_copy(restoring: Restoring, volume: str, restore_id: str) -> None:
+    """Let no pattern of a policy take the copy for a new volume; see `own_volume`."""
+    try:
+        restoring.state.copies.note(volume, restore_id)
+    except DrkitError as error:
+        restoring.events.warn(f"{error.message}: a pattern that matches {volume} will back it up too", hint=error.hint)
 
 
 def _undo(restoring: Restoring, helper: HelperImage, plan: RestorePlan, note: RestoreNote) -> None:
@@ -257,7 +316,7 @@ def _undo(restoring: Restoring, helper: HelperImage, plan: RestorePlan, note: Re
             hint=error.hint or "Run the restore again.",
         )
     else:
-        restoring.journal.end(plan.name)
+        restoring.state.restores.end(plan.name)
 
 
 def _remove_earlier(restoring: Restoring, helper: HelperImage, plan: RestorePlan, note: RestoreNote) -> None:
@@ -276,15 +335,17 @@ def _remove_earlier(restoring: Restoring, helper: HelperImage, plan: RestorePlan
     remove_unfinished(restoring, helper, plan.name, note, written[0] if written else None)
 
 
-def _restore_helper(restoring: Restoring, snapshot: Snapshot, *, run_id: str) -> HelperImage:
-    """Return a helper that can write a volume: one on this engine, a new one, or the one kept in the repository."""
-    try:
-        return ensure_helper(restoring.engine, "auto", run_id=run_id)
-    except DrkitError:
-        if not snapshot.helper.get("tree") or not restoring.repository.identities:
-            raise
+def _restore_helper(restoring: Restoring, plan: RestorePlan, *, run_id: str) -> HelperImage:
+    """Return a helper that can write a volume; see helper.py for the one that a snapshot may bring."""
     # Deferred: see base.py.
-    from drkit.repository.format.snapshot import stored_helper
+    from drkit.repository.format.snapshot import Snapshot, stored_helper
     from drkit.targets.pipes import archive_of
 
-    return load_helper(restoring.engine, archive_of(restoring.repository, stored_helper(snapshot)))
+    def stored(image_id: str) -> Iterator[bytes] | None:
+        others = (record for record in restoring.repository.snapshots() if isinstance(record, Snapshot))
+        for snapshot in chain([plan.snapshot], others):
+            if snapshot.helper.get("image_id") == image_id and snapshot.helper.get("tree"):
+                return archive_of(restoring.repository, stored_helper(snapshot))
+        return None
+
+    return helper_for_restore(restoring.engine, restoring.state, plan.options.trust_helper, stored, run_id=run_id)

@@ -266,7 +266,6 @@ def test_a_file_that_is_written_all_the_time_is_listed_as_torn(lab: Lab, rng: ra
 def test_a_file_that_changed_only_once_is_read_again(lab: Lab, slow_volume: Volume) -> None:
     log = slow_volume.files / "a-big"
     lab.init(slow_volume)
-    lab.drkit("helper", "build")
     process = lab.start("backup", "--policy", lab.policy, "--json")
     first = lab.wait_for_tar(process)
     while first in lab.helpers():

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import docker
 import pytest
 
+from tests.support.lab import know_helper
 from tests.support.mutations import mutate_tree
 from tests.support.torture import ACCESS_ACL, DEFAULT_ACL, MIB, make_torture_tree, named_acl
 from tests.support.treecompare import compare_trees, describe, scan_tree
@@ -103,6 +104,7 @@ class Lab:
 def lab(engine_url: str, drkit_cli: Callable[..., Any], tmp_path: Path, unique_name: str) -> Iterator[Lab]:
     with closing(docker.APIClient(base_url=engine_url, timeout=REMOVAL_SECONDS)) as api:
         lab = Lab(api, drkit_cli, tmp_path, unique_name)
+        know_helper(tmp_path / "state")
         yield lab
         remove_volumes(api, lab.made)
 
@@ -226,28 +228,6 @@ def test_a_path_longer_than_the_kernel_takes_is_an_error_that_names_it(lab: Lab,
 
 
 # --- a stock helper ---------------------------------------------------------------------------------------------------
-
-
-def make_plain_tree(root: Path) -> None:
-    (root / "directory").mkdir(mode=0o2770)
-    (root / "directory" / "file").write_bytes(bytes(range(256)) * 1000)
-    (root / "directory" / "linked").hardlink_to(root / "directory" / "file")
-    (root / "setuid").write_bytes(b"#!")
-    os.chown(root / "setuid", 999, 998)
-    (root / "setuid").chmod(0o4755)
-    (root / "symlink").symlink_to("directory/file")
-    (root / "-rf name with spaces, 'quotes' and \\").touch()
-    (root / "caf\udce9").touch()
-    os.mkfifo(root / "fifo")
-    (root / "attributes").touch()
-    with (root / "sparse").open("wb") as file:
-        file.truncate(MIB)
-    for path in scan_tree(root):
-        os.utime(root / os.fsdecode(path), ns=(0, 1_600_000_000_000_000_000), follow_symlinks=False)
-    os.setxattr(root / "attributes", "user.one", b"1")
-    os.setxattr(root / "attributes", ACCESS_ACL, named_acl(33, 998))
-    for name in ("", "attributes", "sparse"):
-        os.utime(root / name, ns=(0, 1_600_000_000_123_456_789))
 
 
 def test_stock_helper_refuses_what_it_cannot_list(lab: Lab, stock_alpine_image: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from drkit.engine import networks, volumes
 from drkit.engine.client import Engine, EngineError
-from drkit.engine.labels import LABEL_HELPER
+from drkit.engine.labels import LABEL_HELPER, LABEL_RESTORE
 from drkit.errors import DrkitError, UsageError
 
 
@@ -51,14 +51,14 @@ def test_a_network_that_does_not_exist_is_none(engine: Engine) -> None:
         networks.inspect(engine, "a/b")
 
 
-def test_volumes_are_matched_by_pattern_without_scratch_volumes(engine: Engine, volume: str) -> None:
+def test_volumes_are_matched_by_pattern_whatever_their_labels(engine: Engine, volume: str) -> None:
     volumes.create(engine, volume)
-    volumes.create(engine, f"{volume}-scratch", labels={LABEL_HELPER: "test"})
+    volumes.create(engine, f"{volume}-labelled", labels={LABEL_HELPER: "test", LABEL_RESTORE: "test"})
     try:
-        assert volumes.match(engine, f"{volume[:-2]}*") == [volume]
+        assert volumes.match(engine, f"{volume[:-2]}*") == [volume, f"{volume}-labelled"]
     finally:
-        assert volumes.remove(engine, f"{volume}-scratch")
-        assert not volumes.remove(engine, f"{volume}-scratch")
+        assert volumes.remove(engine, f"{volume}-labelled")
+        assert not volumes.remove(engine, f"{volume}-labelled")
 
 
 def test_a_restore_creates_a_volume_only_under_a_free_name(engine: Engine, volume: str) -> None:

@@ -21,7 +21,8 @@ import pytest
 from drkit.engine import containers, images, volumes
 from drkit.engine.client import Engine
 from drkit.engine.helper import fifos
-from drkit.engine.helper.image import HelperImage, ensure_helper
+from drkit.engine.helper.build import build_from_host
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.launch import Transport, run_helper, start_helper
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
@@ -43,7 +44,7 @@ def engine(engine_url: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def helper(engine: Engine) -> HelperImage:
-    return ensure_helper(engine)
+    return build_from_host(engine).helper
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def read_scan(process: HelperProcess) -> list[bytes]:
         count = process.readinto(buffer)
         assert count, "the scan ended early"
         output += buffer[:count]
-    return bytes(output).split(b"\0\0")[:-2]
+    return bytes(output).split(b"\0\0")[1:-2]
 
 
 def capture(engine: Engine, helper: HelperImage, volume: str, transport: Transport) -> bytes:
@@ -408,14 +409,14 @@ CHILD = """
 import os, signal, sys
 from drkit.engine import containers
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import ensure_helper
+from drkit.engine.helper.build import build_from_host
 from drkit.engine.helper.reading import start_capture
 from drkit.engine.helper.writing import start_extract
 
 moment, volume, run_id = sys.argv[1:]
 die = lambda *ignored: os.kill(os.getpid(), signal.SIGKILL)
 engine = Engine.connect()
-helper = ensure_helper(engine)
+helper = build_from_host(engine).helper
 buffer = memoryview(bytearray(1 << 16))
 if moment == "created":
     containers.start = die

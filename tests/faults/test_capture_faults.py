@@ -31,7 +31,6 @@ def fill_large(volume: Volume, rng: random.Random) -> None:
 def large(lab: Lab, rng: random.Random) -> Volume:
     volume = lab.volume("large")
     fill_large(volume, rng)
-    lab.drkit("helper", "build")
     return volume
 
 
@@ -71,7 +70,6 @@ def test_a_helper_killed_while_it_scans_gives_no_snapshot(lab: Lab) -> None:
     for number in range(20_000):
         (volume.files / f"{number:0100d}").touch()
     lab.init(volume)
-    lab.drkit("helper", "build")
     process = lab.start("backup", "--policy", lab.policy, "--json")
     while not (boxes := [box["Id"] for box in lab.api.containers(filters={"label": HELPER_LABEL})]):
         assert process.poll() is None
@@ -151,7 +149,7 @@ def test_a_killed_engine_ends_a_backup_at_once_and_what_was_safe_stays(doomed: L
     fill_large(volume, rng)
     other = doomed.volume("other", {"file": b"content"})
     doomed.init(other, volume)
-    doomed.drkit("helper", "build")
+    assert doomed.run("helper", "build").code == 0
     process = doomed.start("backup", "--policy", doomed.policy, "--json")
     deadline = time.monotonic() + 30
     while not [box for box in doomed.helpers() if mounts(doomed, box) == {volume.name}]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,13 +20,47 @@ MIB = 1 << 20
 
 
 @contextmanager
-def small_file_system(place: Path, options: str) -> Iterator[None]:
+def small_file_system(place: Path, mib: int, *, inodes: int | None = None) -> Iterator[Callable[[int], None]]:
+    """An ext4 of this size at `place`, with so many free inodes; yields what makes it larger."""
+    image = place.with_name("small.img")
+    image.touch()
+    os.truncate(image, mib * MIB)
+    run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", *(["-N", str(inodes)] if inodes else []), image)
+    device = run("losetup", "--find", "--show", image)
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
+
+    def grow(mib: int) -> None:
+        unmount(place)
+        os.truncate(image, mib * MIB)
+        run("losetup", "--set-capacity", device)
+        run("e2fsck", "-f", "-p", device)
+        run("resize2fs", device)
+        run("mount", device, place)
+
     try:
-        yield
+        run("mount", device, place)
+        try:
+            place.chmod(0o700)
+            for number in range(os.statvfs(place).f_ffree - inodes if inodes else 0):
+                (place / "lost+found" / f"taken-{number}").touch()
+            yield grow
+        finally:
+            unmount(place)
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        run("losetup", "--detach", device)
+
+
+def unmount(place: Path) -> None:
+    """Wait for the kernel to let go of what an ended process had open there."""
+    for _ in range(50):
+        if subprocess.run(["umount", str(place)], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.2)
+    run("umount", place)
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def back_up_something(lab: Lab) -> Volume:
@@ -43,7 +79,7 @@ def assert_still_good(lab: Lab, volume: Volume) -> None:
 
 
 def test_no_space(lab: Lab, rng: random.Random) -> None:
-    with small_file_system(lab.repository, "size=64M,mode=0700"):
+    with small_file_system(lab.repository, 64) as grow:
         volume = back_up_something(lab)
         large = lab.volume("large", {f"file-{number}": rng.randbytes(16 * MIB) for number in range(8)})
         lab.write_policy(large)
@@ -55,14 +91,14 @@ def test_no_space(lab: Lab, rng: random.Random) -> None:
         assert lab.helpers() == []
         lab.write_policy(volume)
         assert_still_good(lab, volume)
-        subprocess.run(["mount", "-o", "remount,size=512M", str(lab.repository)], check=True)
+        grow(512)
         lab.write_policy(large)
         lab.backup()
         assert (lab.restore(large).files / "file-7").read_bytes() == (large.files / "file-7").read_bytes()
 
 
 def test_not_even_space_for_the_first_object(lab: Lab) -> None:
-    with small_file_system(lab.repository, "size=16M,mode=0700"):
+    with small_file_system(lab.repository, 16):
         volume = back_up_something(lab)
         fill = lab.repository / "fill"
         with suppress(OSError), fill.open("wb", buffering=0) as file:
@@ -75,10 +111,10 @@ def test_not_even_space_for_the_first_object(lab: Lab) -> None:
 
 
 def test_no_inodes(lab: Lab) -> None:
-    with small_file_system(lab.repository, "size=64M,nr_inodes=80,mode=0700"):
+    with small_file_system(lab.repository, 64, inodes=80):
         volume = back_up_something(lab)
         filler = lab.repository / "lost+found"
-        filler.mkdir()
+        filler.mkdir(exist_ok=True)
         with suppress(OSError):
             for number in range(100):
                 (filler / str(number)).touch()
@@ -92,7 +128,7 @@ def test_no_inodes(lab: Lab) -> None:
 
 
 def test_init_without_space_makes_no_repository(lab: Lab) -> None:
-    with small_file_system(lab.repository, "size=64M,nr_inodes=3,mode=0700"):
+    with small_file_system(lab.repository, 64, inodes=3):
         lab.write_policy("data")
         assert "no space left on device" in lab.fails(13, "init")
         assert not (lab.repository / "config").exists()
@@ -100,7 +136,7 @@ def test_init_without_space_makes_no_repository(lab: Lab) -> None:
 
 
 def test_init_without_space_for_the_program_makes_the_repository_and_its_kit(lab: Lab) -> None:
-    with small_file_system(lab.repository, "size=24M,mode=0700"):
+    with small_file_system(lab.repository, 24) as grow:
         lab.write_policy("data")
         made = lab.drkit("init", "--with-program")
         assert made.code == 13, made
@@ -110,7 +146,7 @@ def test_init_without_space_for_the_program_makes_the_repository_and_its_kit(lab
         assert "drkit recovery kit" in made.stdout
         assert lab.snapshots() == []
         assert lab.objects("program/") == []
-        subprocess.run(["mount", "-o", "remount,size=512M", str(lab.repository)], check=True)
+        grow(512)
         program = lab.json("key", "kit", "--with-program")["program"]
         assert [lab.key(path) for path in lab.objects("program/")] == [program["key"]]
 

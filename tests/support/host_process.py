@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from drkit.engine.helper.process import HelperExit
 from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from tests.support.host_tar import mounts_record
 
 
 class HostProcess:
     """Does what a helper does. `said`, `code` and `found` are its stderr and the statuses of tar and find, whatever
-    really happened."""
+    really happened; where `said` is None, they are what really happened."""
 
-    def __init__(self, root: Path, said: bytes = b"", code: int = 0, found: int = 0) -> None:
-        self._exit = HelperExit(code, said, stderr_truncated=False, oom_killed=False)
+    def __init__(self, root: Path, said: bytes | None = b"", code: int = 0, found: int = 0) -> None:
+        self._said, self._code = said, code
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
+        end = "$?" if said is None else str(found)
+        scan = f"printf '%s\\0\\0' \"$1\"; find . -printf '{SCAN_FORMAT}'; printf 'end %s\\0\\0' {end}"
+        mounts = mounts_record(root).decode().removesuffix("\0\0")
         self._process = subprocess.Popen(
-            ["sh", "-c", f"find . -printf '{SCAN_FORMAT}'; printf 'end {found}\\0\\0'; exec {TAR_CREATE}"],
+            ["sh", "-c", f"{scan}; exec {TAR_CREATE}", "sh", mounts],
             cwd=root,
             env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._stderr,
         )
 
     def readinto(self, buffer: memoryview) -> int:
@@ -38,8 +44,11 @@ class HostProcess:
         self._process.stdin.close()
 
     def finish(self) -> HelperExit:
-        self._process.wait()
-        return self._exit
+        code = self._process.wait()
+        if self._said is not None:
+            return HelperExit(self._code, self._said, stderr_truncated=False, oom_killed=False)
+        self._stderr.seek(0)
+        return HelperExit(code, self._stderr.read(), stderr_truncated=False, oom_killed=False)
 
     def abort(self) -> None:
         self._process.kill()
@@ -50,6 +59,7 @@ class HostProcess:
             assert pipe is not None
             pipe.close()
         self._process.wait()
+        self._stderr.close()
 
     def __enter__(self) -> HostProcess:
         return self

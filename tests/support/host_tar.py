@@ -20,10 +20,21 @@ from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 
 
+def mounts_record(root: Path) -> bytes:
+    """What a helper tells first: the mount that holds a directory, as if the directory were mounted as its volume."""
+    found = ""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="ascii").splitlines():
+        fields = line.split(" ")
+        if root.is_relative_to(fields[4]):
+            fields[4] = "/volume"
+            found = " ".join(fields)
+    return f"mounts\n{found}\n\0\0".encode()
+
+
 def scan_output(root: Path) -> bytes:
-    """The records that a helper's find prints, and the end record."""
+    """The records that a helper prints: the mounts, those of find, and the end."""
     found = subprocess.run(["find", ".", "-printf", SCAN_FORMAT], cwd=root, check=True, capture_output=True)
-    return found.stdout + b"end 0\0\0"
+    return mounts_record(root) + found.stdout + b"end 0\0\0"
 
 
 def scan_directory(root: Path, exclude: Sequence[str] = ()) -> Scan:

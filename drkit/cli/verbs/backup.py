@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from drkit.operations.backup import BackupResult
     from drkit.operations.copy import MirrorResult
     from drkit.repository.format.snapshot import Snapshot
+    from drkit.targets.base import Planned
 
 
 @verb()
@@ -45,7 +46,7 @@ def backup(
     if dry_run:
         planned = plan_backup(run.context, target)
         if run.json:
-            output.print_json({"targets": [asdict(entry) for entry in planned]})
+            output.print_json({"targets": [_planned_document(entry) for entry in planned]})
         else:
             rows = [(entry.kind, entry.name, entry.problem or "would be captured") for entry in planned]
             output.print_table(("KIND", "TARGET", "PLAN"), rows)
@@ -63,6 +64,12 @@ def backup(
     run.end(*result.errors)
 
 
+def _planned_document(planned: Planned) -> dict[str, Any]:
+    fields = asdict(planned)
+    del fields["said"]  # a part of the problem
+    return fields
+
+
 def _document(result: BackupResult) -> dict[str, Any]:
     record = result.snapshot
     targets = []
@@ -73,12 +80,14 @@ def _document(result: BackupResult) -> dict[str, Any]:
         for name in ("torn", "vanished", "skipped"):
             listing = fields.pop(name)
             fields[name], fields[f"{name}_count"] = listing["names"], listing["count"]
+        fields["hint"] = result.hint_for(target)
         targets.append(fields)
     document = {
         "snapshot": None if record.status == Status.FAILED else record.id,
         "status": record.status,
         "time": record.time,
         "targets": targets,
+        "losses": [error.message for error in result.losses],
         "locks_renewed": result.locks_renewed,
     }
     return document | ({"mirror": _mirror_document(result.mirror)} if result.mirror else {})
@@ -98,7 +107,7 @@ def _print(result: BackupResult) -> None:
         (
             target.kind,
             target.name,
-            target.status,
+            ", ".join([target.status, *target.flags]),
             str(target.files),
             output.size_text(target.bytes),
             output.size_text(target.bytes_read),

@@ -110,9 +110,9 @@ def remove(
 @app.command()
 @verb()
 def rewrap(run: Run) -> None:
-    """Make the recipients those of the recipients_file.
+    """Give every key to all recipients in the recipients_file.
 
-    Needs an identity of one of them.
+    Needs an identity of one of them. It takes the keys from nobody whom the repository knows: see drkit key remove.
     """
     changed = keys.rewrap(run.context)
     text = (

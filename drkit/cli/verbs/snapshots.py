@@ -12,7 +12,7 @@ from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import Target
 
 _OF_A_SNAPSHOT = ("id", "time", "host", "policy", "status")
-_OF_A_TARGET = ("kind", "name", "status", "bytes", "files", "lost")
+_OF_A_TARGET = ("kind", "name", "status", "bytes", "files", "lost", "flags", "error")
 
 
 @verb(as_of=True)
@@ -52,9 +52,8 @@ def _print(result: SnapshotsResult) -> None:
 
 
 def _remark(target: Target) -> str:
-    newer = by_newer(target)
-    if target.status != Status.OK:
-        return f" ({target.status}{newer})"
-    if newer:
-        return f" ({newer.removeprefix(', ')})"
-    return " (reduced fidelity)" if target.reduced else ""
+    newer = by_newer(target).removeprefix(", ")
+    words = [*([str(target.status)] if target.status != Status.OK else []), *target.flags]
+    words += [newer] if newer else []
+    words += ["reduced fidelity"] if target.reduced and not words else []
+    return f" ({', '.join(words)})" if words else ""

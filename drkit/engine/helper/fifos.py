@@ -26,6 +26,7 @@ from typing import Any
 
 from drkit.engine.names import check_name
 from drkit.errors import DrkitError, UsageError, reason
+from drkit.settings import directory_from
 
 MOUNT_POINT = "/drkit"
 PIPE_BYTES = 1 << 20
@@ -87,7 +88,7 @@ class Fifos:
 def _place() -> tuple[str, list[Path]]:
     """Return the volume, if one is set, and the directories below which ours may be, the best first."""
     volume = os.environ.get("DRKIT_EXCHANGE_VOLUME", "")
-    configured = os.environ.get("DRKIT_EXCHANGE_DIR", "")
+    configured = directory_from(os.environ, "DRKIT_EXCHANGE_DIR")
     if bool(volume) != bool(configured):
         raise UsageError(
             "DRKIT_EXCHANGE_DIR and DRKIT_EXCHANGE_VOLUME: one is set without the other",
@@ -95,7 +96,7 @@ def _place() -> tuple[str, list[Path]]:
         )
     if volume:
         check_name("volume", volume)
-    return volume, [Path(configured)] if configured else _bases()
+    return volume, [configured] if configured else _bases()
 
 
 def _bases() -> list[Path]:

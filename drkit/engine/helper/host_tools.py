@@ -14,10 +14,11 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from drkit.engine.helper.archive import write_image
 from drkit.errors import DrkitError
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "loongarch64": "loong64"}
@@ -39,18 +40,19 @@ _HINT = "Install GNU tar, findutils and coreutils here, or set helper.image in t
 
 
 class HostImage(NamedTuple):
-    """A `docker load` archive and the tag it carries."""
+    """A load archive without names, the id of its image, and the digest of its only layer."""
 
     archive: bytes
-    tag: str
+    image_id: str
+    layer: str
 
 
-def host_image(repository: str, labels: Callable[[str], dict[str, str]]) -> HostImage:
-    """Pack the tools; `labels` returns the image's labels for a version of tar."""
+def host_image(labels: Mapping[str, str]) -> HostImage:
+    """Pack the tools into an image with these labels."""
     tools = find_tools(_TOOL_PATH)
-    gnu_version("find", tools["/bin/find"])
-    version = gnu_version("tar", tools["/bin/tar"])
-    return image_archive(_layer(with_libraries(tools)), repository, labels(version))
+    for name in ("find", "tar"):
+        require_gnu(name, tools[f"/bin/{name}"])
+    return image_archive(_layer(with_libraries(tools)), labels)
 
 
 def find_tools(path: str) -> dict[str, Path]:
@@ -64,13 +66,11 @@ def find_tools(path: str) -> dict[str, Path]:
     return tools
 
 
-def gnu_version(name: str, path: Path) -> str:
-    """The version of a GNU tool. Raises DrkitError for another implementation (BusyBox, uutils, bsdtar)."""
+def require_gnu(name: str, path: Path) -> None:
+    """Raise DrkitError for another implementation of a GNU tool (BusyBox, uutils, bsdtar)."""
     run = subprocess.run([path, "--version"], capture_output=True, text=True, env=_ENVIRONMENT, check=False)
-    first = run.stdout.partition("\n")[0]
-    if "GNU" not in first:
+    if "GNU" not in run.stdout.partition("\n")[0]:
         raise DrkitError(f"helper image: {path} is not GNU {name}", hint=_HINT)
-    return first.rpartition(" ")[2]
 
 
 def with_libraries(tools: dict[str, Path]) -> dict[str, Path]:
@@ -115,31 +115,20 @@ def _layer(files: dict[str, Path]) -> bytes:
     return out.getvalue()
 
 
-def image_archive(layer: bytes, repository: str, labels: dict[str, str]) -> HostImage:
-    """Return a `docker load` archive with one layer. With `docker import` the image's id would depend on the time."""
-    diff_id = hashlib.sha256(layer).hexdigest()
+def image_archive(layer: bytes, labels: Mapping[str, str]) -> HostImage:
+    """Return an image of one layer. With `docker import` its id would depend on the time."""
+    diff_id = f"sha256:{hashlib.sha256(layer).hexdigest()}"
     config = json.dumps(
         {
             "architecture": HOST_ARCH,
             "os": "linux",
             "created": _EPOCH,
-            "config": {"Labels": labels},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
+            "config": {"Labels": dict(labels)},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
             "history": [{"created": _EPOCH, "created_by": "drkit helper build"}],
         },
         sort_keys=True,
     ).encode()
-    tag = f"{repository}:host-{diff_id[:12]}"
-    names = {"Config": f"{hashlib.sha256(config).hexdigest()}.json", "Layers": [f"{diff_id}/layer.tar"]}
-    manifest = json.dumps([{**names, "RepoTags": [tag]}]).encode()
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in (
-            (str(names["Config"]), config),
-            (f"{diff_id}/layer.tar", layer),
-            ("manifest.json", manifest),
-        ):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return HostImage(out.getvalue(), tag)
+    write_image(out, config, [(len(layer), io.BytesIO(layer))])
+    return HostImage(out.getvalue(), f"sha256:{hashlib.sha256(config).hexdigest()}", diff_id)

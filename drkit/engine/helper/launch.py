@@ -71,8 +71,8 @@ def start_helper(
         error=CaptureFailed if readonly else DrkitError,
         exit_seconds=exit_seconds,
     )
-    # A create takes some milliseconds, and seconds where the disk that the engine syncs its own files to is busy. Whoever
-    # has interrupted drkit waits for that as well: what is being created can only be removed afterwards.
+    # A create takes some milliseconds, and seconds where the disk that the engine syncs its own files to is busy.
+    # Whoever has interrupted drkit waits for that as well: what is being created can only be removed afterwards.
     with noted_if_slow(engine.events, f"{task.what}: waiting for the engine to start a helper"):
         return _started(engine, task, transport)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import secrets
 import tarfile
 from dataclasses import dataclass
 
@@ -26,7 +25,8 @@ _ACL = bytes.fromhex("02000000 01000600ffffffff 02000400 92100000 04000000ffffff
 _SPARSE_SIZE = 1 << 30
 
 # What a helper must keep for its captures to count as complete. Xattrs and sparseness also depend on the file system.
-_ESSENTIAL = ("owner and mode", "nanosecond mtime", "hard links", "symbolic links", "odd names")
+_STOCK_ESSENTIAL = ("owner and mode", "hard links", "symbolic links")
+_ESSENTIAL = (*_STOCK_ESSENTIAL, "nanosecond mtime", "odd names")
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,40 @@ class HelperProbe:
     uid_map: str
 
     @property
+    def missing(self) -> list[str]:
+        """What it must keep, and does not. A BusyBox helper keeps less by its nature."""
+        return [name for name in (_ESSENTIAL if self.helper.full else _STOCK_ESSENTIAL) if not self.checks[name]]
+
+    @property
     def complete(self) -> bool:
         return all(self.checks[name] for name in _ESSENTIAL)
 
 
 def probe_helper(
-    engine: Engine, helper: HelperImage, *, run_id: str = "probe", transport: Transport = "auto"
+    engine: Engine,
+    helper: HelperImage,
+    *,
+    volume: str,
+    run_id: str = "probe",
+    transport: Transport = "auto",
+    trusted_xattrs: bool = True,
 ) -> HelperProbe:
-    """Run the helper as a backup and a restore would, on a scratch volume that is removed afterwards."""
+    """Run the helper as a backup and a restore would, on the scratch volume `volume`, which is made and removed.
+
+    `trusted_xattrs` gives it the capability for these, as a policy can; a helper that is not trusted never gets it.
+    """
+    trusted_xattrs = trusted_xattrs and helper.privileged
     confinement, uid_map = _confinement(engine, helper, run_id, transport)
-    volume = f"drkit-probe-{secrets.token_hex(8)}"
     volumes.create(engine, volume, labels={LABEL_HELPER: run_id})
     try:
         with start_extract(
-            engine, helper, volume, run_id=run_id, trusted_xattrs=True, durable=False, transport=transport
+            engine, helper, volume, run_id=run_id, trusted_xattrs=trusted_xattrs, durable=False, transport=transport
         ) as process:
             process.write(_archive(odd_names=helper.full))
             process.finish()  # it complains about what it cannot keep; only what can be read back counts
-        with start_capture(engine, helper, volume, run_id=run_id, trusted_xattrs=True, transport=transport) as process:
+        with start_capture(
+            engine, helper, volume, run_id=run_id, trusted_xattrs=trusted_xattrs, transport=transport
+        ) as process:
             scan = _read_scan(process, RECORD_END if helper.full else STOCK_RECORD_END)
             process.write(b"".join(path + b"\0" for path in sorted(_paths(helper, scan))))
             process.close_stdin()
@@ -132,6 +148,7 @@ def _archive(*, odd_names: bool) -> bytes:
 
 
 def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
+    """Return the records of find, without the list of mounts and the end record."""
     output = bytearray()
     buffer = memoryview(bytearray(1 << 16))
     while not (output.endswith(end) and output.rpartition(b"\0end ")[2].removesuffix(end).isdigit()):
@@ -139,7 +156,7 @@ def _read_scan(process: HelperProcess, end: bytes) -> list[bytes]:
         if not count:
             raise DrkitError(f"helper: its scan ended early ({process.finish().describe()})")
         output += buffer[:count]
-    return bytes(output).split(end)[:-2]
+    return bytes(output).split(end)[1:-2]
 
 
 def _paths(helper: HelperImage, scan: list[bytes]) -> list[bytes]:

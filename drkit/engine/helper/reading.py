@@ -8,10 +8,19 @@ from drkit.engine.helper.launch import Transport, start_helper
 from drkit.engine.helper.process import HelperProcess
 
 # A record of the scan: path (empty for the root), then type, mode, uid, gid, size, mtime, ctime, inode and links, then
-# the device. A path may hold anything but NUL, so NUL ends each of the three, and another one the record.
-SCAN_FORMAT = r"%P\0%y %m %U %G %s %T@ %C@ %i %n\0%D\0\0"
+# the device, then the blocks of 512 bytes. A path may hold anything but NUL, so NUL ends each of the four, and another
+# one the record.
+SCAN_FORMAT = r"%P\0%y %m %U %G %s %T@ %C@ %i %n\0%D\0%b\0\0"
 RECORD_END = b"\0\0"
 STOCK_RECORD_END = b"\0"
+
+# The lines of mountinfo that tell where the volume's files are: the volume itself, and what is mounted below it. The
+# shell does it alone: no program is in every image.
+_MOUNTS = r"""printf 'mounts\n'
+[ -r /proc/self/mountinfo ] && while IFS= read -r mount; do
+    case "$mount" in *' /volume '*|*' /volume/'*) printf '%s\n' "$mount" ;; esac
+done </proc/self/mountinfo
+"""
 
 _SCAN = f"find . -printf '{SCAN_FORMAT}'"
 TAR_CREATE = (
@@ -42,9 +51,10 @@ def start_capture(
 ) -> HelperProcess:
     """Scan a volume, then archive what the caller asks for. `held`: begin only when a line is written to stdin.
 
-    stdout first gives the records of the scan (SCAN_FORMAT; only "./path" and a NUL from a helper that is not `full`),
-    the last of which is "end STATUS". stdin then takes the NUL-separated list of members ("." for the root, "./a/b").
-    After stdin is closed, stdout gives the tar. The list must not be empty: abort the process instead.
+    stdout first gives the records of the scan. The first is "mounts" and lines of mountinfo, the last is "end STATUS",
+    between them are those of find (SCAN_FORMAT; only "./path" and a NUL from a helper that is not `full`). stdin then
+    takes the NUL-separated list of members ("." for the root, "./a/b"). After stdin is closed, stdout gives the tar.
+    The list must not be empty: abort the process instead.
     """
     scan = _SCAN if helper.full else _STOCK_SCAN
     # exec makes GNU tar process 1: the name of a sparse member contains the process id.
@@ -54,7 +64,8 @@ def start_capture(
     return start_helper(
         engine,
         helper.image_id,
-        script=f"{hold}cd /volume || exit 71\n{scan}\nprintf 'end %s{ends}' \"$?\" || exit 70\n{tar}\n",
+        script=f"{hold}cd /volume || exit 71\n{_MOUNTS}printf '{ends}'\n{scan}\n"
+        f"printf 'end %s{ends}' \"$?\" || exit 70\n{tar}\n",
         volume=volume,
         readonly=True,
         trusted_xattrs=trusted_xattrs,

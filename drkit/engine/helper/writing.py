@@ -18,6 +18,8 @@ TAR_EXTRACT = (
     # This warning prints names unquoted: one with a line feed would become two lines, both unknown to messages.py.
     " --warning=no-timestamp"
 )
+# Without SYS_ADMIN they cannot be written, and tar would fail over the first.
+_NO_TRUSTED = " --xattrs-exclude='trusted.*'"
 _STOCK_UNTAR = "tar -x -f - -p --numeric-owner"
 
 # Flush to the disk while tar still writes; otherwise gigabytes would be flushed only at the end. The kernel reports a
@@ -61,13 +63,13 @@ def start_extract(
     durable: bool = True,
     transport: Transport = "auto",
 ) -> HelperProcess:
-    """Extract the tar that is written to stdin.
+    """Extract the tar that is written to stdin. Without `trusted_xattrs` those that are in it are left out.
 
     stdout first gives "empty" and a NUL, or, where nothing is written then, "holds ./NAME" and a NUL. It gives
     "end STATUS" and a NUL as soon as tar has ended; what was written can be read back from then on.
     `durable`: once the helper has ended with 0, all of it is on the disk as well.
     """
-    untar = TAR_EXTRACT if helper.full else _STOCK_UNTAR
+    untar = TAR_EXTRACT + ("" if trusted_xattrs else _NO_TRUSTED) if helper.full else _STOCK_UNTAR
     before, after = (_FLUSH, _FLUSHED) if durable else ("", "")
     return start_helper(
         engine,

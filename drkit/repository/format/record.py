@@ -45,6 +45,7 @@ from drkit.repository.format.sealing import KEY_SIZE, SIGNATURE_SIZE, SigningKey
 from drkit.repository.format.snapshot import (
     NAMES_KEPT,
     Documents,
+    FileSystem,
     NameList,
     Previous,
     Snapshot,
@@ -233,6 +234,10 @@ def _documents(value: Any) -> Documents:
     return build(Documents, _DOCUMENTS, value)
 
 
+def _filesystem(value: Any) -> FileSystem:
+    return build(FileSystem, _FILESYSTEM, value)
+
+
 def _copy(value: Any) -> _Copy:
     return build(_Copy, _COPY, value)
 
@@ -250,6 +255,7 @@ _texts = partial(a_list, a_text)
 _NAME_LIST: dict[str, Check] = {"count": a_count, "names": lambda value: a_list(a_text, value)[:NAMES_KEPT]}
 _PREVIOUS: dict[str, Check] = {"id": a_run_id, "sequence": a_count}
 _DOCUMENTS: dict[str, Check] = {"tree": a_tree}
+_FILESYSTEM: dict[str, Check] = {"type": a_name, "place": or_empty(partial(hex_bytes, 32)), "root": a_count}
 _COPY: dict[str, Check] = {"id": a_run_id, "via": partial(a_list, a_run_id)}
 _ABOUT: dict[str, Check] = {"signature": _signature, "copy": _copy}
 _TARGET: dict[str, Check] = {
@@ -270,11 +276,14 @@ _TARGET: dict[str, Check] = {
     "skipped": _names,
     "lost": _texts,
     "flags": partial(a_list, a_name),
+    "pins": or_empty(a_run_id),
+    "accepted": or_empty(a_run_id),
     "exclude": partial(a_list, any_text),
     "encoding": a_text,
     "source": an_object,
     "documents": _documents,
     "trusted_xattrs": a_flag,
+    "filesystem": optional(_filesystem),
     "tree": a_tree,
     "aligned": a_flag,
 }
@@ -292,6 +301,7 @@ _SNAPSHOT: dict[str, Check] = {
     "adopted": partial(a_list, _origin),
     "fork": or_empty(_origin),
     "requires": partial(a_list, a_name),
+    "chosen": a_flag,
     "policy_text": any_text,
     "policy_digest": a_text,
     "retention": an_object,

@@ -50,6 +50,18 @@ class Documents:
 
 
 @dataclass
+class FileSystem:
+    """Where a captured directory lies, as far as two captures can compare it."""
+
+    type: str
+    """As the kernel calls it, such as `ext4`."""
+    place: str = ""
+    """A salted digest of its source and of the directory of it that is mounted, in hex: neither can be guessed."""
+    root: int = 0
+    """The inode of the directory."""
+
+
+@dataclass
 class Target:
     """One target in a snapshot. `tree` holds the ids of the tree's chunks; it is empty for a failed target."""
 
@@ -73,7 +85,11 @@ class Target:
     lost: list[str] = field(default_factory=list)
     """What this capture could not record, in words: the reduced fidelity of a stock helper, trusted xattrs."""
     flags: list[str] = field(default_factory=list)
-    """`shrunk`, `anomaly`, `safety` or `pinned`: what retention and status must know."""
+    """`shrunk`, `gone`, `anomaly`, `safety` or `pinned`: what retention and status must know."""
+    pins: str = ""
+    """Where it is `shrunk`: the id of the snapshot that holds what it held before, and that retention leaves alone."""
+    accepted: str = ""
+    """The id of the snapshot whose capture, as it was, the operator accepted as the measure of this one."""
     exclude: list[str] = field(default_factory=list)
     encoding: str = ""
     """What wrote the tar stream. Members are reused only between captures with the same encoding."""
@@ -82,6 +98,8 @@ class Target:
     documents: Documents = field(default_factory=Documents)
     """The engine's descriptions of what was captured."""
     trusted_xattrs: bool = False
+    filesystem: FileSystem | None = None
+    """None where no helper told it: for images, and in records of earlier versions."""
     tree: list[str] = field(default_factory=list)
     aligned: bool = False
     """Whether it says that every chunk of its tree starts at a record. Readers must not rely on it."""
@@ -90,6 +108,11 @@ class Target:
     def title(self) -> str:
         """What messages call it, such as "volume db"."""
         return f"{self.kind} {self.name}"
+
+    def make_partial(self, why: str) -> None:
+        """Say that something was captured, but not all, or that it is not what the target holds."""
+        self.status = Status.PARTIAL
+        self.error = f"{self.error}; {why}" if self.error else why
 
     @property
     def reduced(self) -> bool:
@@ -131,6 +154,8 @@ class Snapshot:
     """The origin whose state directory this installation found to be in use elsewhere; empty once that is settled."""
     requires: list[str] = field(default_factory=list)
     """What a program must know of to write to, prune or copy the repository."""
+    chosen: bool = False
+    """Whether the run was told which targets to capture: what it lacks is not gone."""
     policy_text: str = ""
     """Only in records of earlier versions: the policy is a document now."""
     policy_digest: str = ""

@@ -282,19 +282,3 @@ def require_identity(repository: Repository, doing: str) -> None:
 def data_keys(repository: Repository) -> list[bytes]:
     """The ids of all data keys that have a wrap, in order."""
     return sorted({wrap.key_id for wrap in data_key_wraps(repository.storage)})
-
-
-def recipient_differences(repository: Repository, recipients: Sequence[str]) -> list[str]:
-    """Say how recipients_file and the repository disagree; wraps without a label count for nobody and everybody."""
-    custody = read_custody(repository, meta_key_alone=True)
-    opens = {holder.recipient for holder in custody.holders()}
-    unknown = bool(custody.unlabelled)
-    differences = [
-        f"recipients_file names {recipient}, which does not open the earlier backups"
-        for recipient in recipients
-        if recipient not in opens and not unknown
-    ]
-    return differences + [
-        f"{recipient} opens the earlier backups, and recipients_file does not name it"
-        for recipient in sorted(opens - set(recipients))
-    ]

@@ -113,15 +113,15 @@ def put_key(
     repository_id: bytes,
     key: bytes,
     holders: Sequence[Holder],
-) -> None:
+) -> list[str]:
     """Store `key` wrapped once to each holder, so that one wrap can be deleted without touching the others.
 
     The label comes first: a crash may leave a label too many, but never a wrap whose holder nobody knows. All of them
-    were seen after they were stored: without its wraps, what a key seals is lost.
+    were seen after they were stored: without its wraps, what a key seals is lost. Returns the wraps' storage keys.
     """
     payload = _payload(repository_id, _purpose(prefix), key)
     bodies = [(holder, wrap(payload, [holder.recipient])) for holder in holders]
-    _put_wraps(storage, sealer, prefix, bodies)
+    return _put_wraps(storage, sealer, prefix, bodies)
 
 
 def put_escrow(storage: Storage, sealer: ObjectSealer, identity: Identity, passphrase: str) -> str:

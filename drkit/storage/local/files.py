@@ -192,6 +192,10 @@ def flock_excludes(directory: int) -> bool:
     return False
 
 
+IN_MEMORY = frozenset({"tmpfs", "ramfs", "rootfs", "devtmpfs"})
+"""Types of file systems that the next start of the machine empties."""
+
+
 def file_system_type(path: Path) -> str | None:
     """Return the type of the file system that holds a path, as the kernel names it: ext4, nfs4, fuse.sshfs."""
     found, best = None, -1

@@ -188,6 +188,75 @@ def test_what_is_dated_ahead_changes_nothing(snapshots: list[Snapshot], rules: R
     assert with_it.forget == without_it.forget
 
 
+# --- what a loss pins -------------------------------------------------------------------------------------------------
+
+
+def shrunk(pins: Snapshot, name: str = "data", status: str = "ok") -> Target:
+    return replace(held(name, status), flags=["shrunk"], pins=pins.id)
+
+
+def test_what_the_newest_capture_pins_stays_with_the_reason() -> None:
+    full, *_ = before = nightly(10)[::-1]
+    lost = [replace(each, targets=[shrunk(full)]) for each in before[1:]]
+    made = plan([full, *lost], Retention(keep_last=2), NOW)
+    assert [decision.snapshot for decision in made.keep] == [full.id, lost[-2].id, lost[-1].id]
+    assert made.keep[0].reasons == ["pinned: the capture after it shrank (volume data)"]
+
+
+def test_what_is_back_or_accepted_pins_nothing() -> None:
+    full, *later = nightly(5)[::-1]
+    lost = [replace(each, targets=[shrunk(full)]) for each in later[:-1]]
+    made = plan([full, *lost, later[-1]], Retention(keep_last=1), NOW)
+    assert [decision.snapshot for decision in made.keep] == [later[-1].id]
+
+
+def test_a_capture_that_failed_since_changes_no_pin() -> None:
+    full, second, *later = nightly(6)[::-1]
+    bad = [
+        replace(each, targets=[held(status="failed" if number % 2 else "partial")]) for number, each in enumerate(later)
+    ]
+    made = plan([full, replace(second, targets=[shrunk(full)]), *bad], Retention(keep_last=1), NOW)
+    assert {full.id, second.id} <= kept(made)
+
+
+def test_a_record_pins_nothing_of_another_line() -> None:
+    full, lost = nightly(2)[::-1]
+    elsewhere = [replace(each, id=f"{each.id}-db", host="db") for each in nightly(5, hour=5)]
+    made = plan([full, replace(lost, targets=[shrunk(elsewhere[-1])]), *elsewhere], Retention(keep_last=1), NOW)
+    assert elsewhere[-1].id not in kept(made)
+
+
+def test_all_copies_of_what_is_pinned_stay() -> None:
+    full, *later = signed(nights(4))
+    copies = [replace(full, id=f"copy-{number}", copy_of=full.id) for number in range(3)]
+    lost = [replace(each, targets=[shrunk(full)]) for each in later]
+    made = plan([full, *copies, *lost], Retention(keep_last=1), NOW)
+    assert kept(made) == {full.id, later[-1].id, *(each.id for each in copies)}
+
+
+@st.composite
+def histories_with_losses(draw: st.DrawFn) -> list[Snapshot]:
+    made: list[Snapshot] = []
+    for each in sorted(draw(histories()), key=lambda each: each.time):
+        targets = [
+            shrunk(draw(st.sampled_from(made)), target.name, target.status) if made and draw(st.booleans()) else target
+            for target in each.targets
+        ]
+        made.append(replace(each, targets=targets))
+    return made
+
+
+@given(histories_with_losses(), rules_of())
+def test_pins_hold_and_planning_again_forgets_nothing_more(snapshots: list[Snapshot], rules: Retention) -> None:
+    first = kept(plan(snapshots, rules, NOW))
+    left = [each for each in snapshots if each.id in first]
+    assert kept(plan(left, rules, NOW)) == first
+    past = [each for each in snapshots if datetime.fromisoformat(each.time) <= NOW + SKEW]
+    newest = {(each.host, target.name): target for each in past for target in each.targets if target.status == "ok"}
+    pinned = {target.pins: host for (host, _), target in newest.items() if target.pins}
+    assert {each.id for each in past if pinned.get(each.id) == each.host} <= first
+
+
 # --- sequences and clocks ---------------------------------------------------------------------------------------------
 
 OURS, THEIRS = "aa" * 32, "bb" * 32

@@ -21,6 +21,7 @@ from drkit.engine import containers, images, networks, volumes
 from drkit.engine.client import FOREIGN_ERRORS, Engine, EngineError, explain, translated
 from drkit.engine.names import check_name, check_reference
 from drkit.errors import CaptureFailed, DrkitError, EngineUnavailable, UsageError
+from drkit.events import Collected
 
 # docker-py leaves the socket of a failed connection to the garbage collector, which warns.
 leaves_sockets = pytest.mark.filterwarnings("ignore:.*socket.socket:pytest.PytestUnraisableExceptionWarning")
@@ -181,10 +182,11 @@ def test_an_engine_that_hangs_up_is_unavailable(silent_engine: str) -> None:
             engine.info()
         for kind in (containers, images, networks, volumes):
             with pytest.raises(EngineUnavailable):
-                kind.find(engine)
-            with pytest.raises(EngineUnavailable):
                 kind.inspect(engine, "x1")
-        assert not images.is_in_registry(engine, "x", timeout=1)
+        for kind in (containers, networks, volumes):
+            with pytest.raises(EngineUnavailable):
+                kind.find(engine)
+        assert images.digest_in_registry(engine, "x", timeout=1) is None
         with pytest.raises(DrkitError):
             list(images.save(engine, ["x"]))
         with pytest.raises(DrkitError):
@@ -229,3 +231,21 @@ def test_image_references_pass() -> None:
 def test_an_engine_error_keeps_its_status() -> None:
     assert EngineError("x", status=409).status == 409
     assert EngineError("x").exit_code == 1
+
+
+@leaves_sockets
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize(("text", "fails"), [("{", False), ("[]", True)])
+def test_a_broken_configuration_beside_docker_host(
+    silent_engine: str, text: str, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is known. docker-py reads the file too, and cannot work with every content."""
+    (tmp_path / "config.json").write_text(text)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    events = Collected()
+    if fails:
+        with pytest.raises(EngineUnavailable, match=r"config\.json cannot be used: it does not hold a JSON object"):
+            Engine.connect(silent_engine, events=events)
+    else:
+        Engine.connect(silent_engine, events=events).close()
+    assert "config.json cannot be used" in events.warnings[0].message

@@ -21,6 +21,7 @@ from drkit.errors import IntegrityError
 from drkit.operations.context import Context
 from drkit.operations.policy import show_policy
 from drkit.pipeline.documents import write_documents
+from drkit.pipeline.image_archive import PassingArchive
 from drkit.policy import load_policy
 from drkit.repository.commit.marks import put_mark
 from drkit.repository.commit.session import Session
@@ -38,7 +39,8 @@ from drkit.targets import image as image_kind
 from drkit.targets import volume as volume_kind
 from drkit.targets.base import RestoreOptions, Restoring
 from drkit.targets.pipes import description_of
-from tests.support.fake_engine import FakeEngine, backup
+from tests.support import fake_engine
+from tests.support.fake_engine import FakeEngine, backup, docker_archive, with_its_id
 from tests.support.leaks import leaks, leaks_in_files
 from tests.support.meta_view import MetaView
 from tests.support.repositories import create
@@ -117,8 +119,7 @@ class Shop:
         self.engine.refusals["shop_broken"] = refusal
 
     def _make_image(self) -> None:
-        self.engine.images[IMAGE] = {
-            "Id": "sha256:" + "ab" * 32,
+        document = {
             "RepoTags": [IMAGE, f"other/{self.canary('tag of another').lower()}:1"],
             "RepoDigests": ["shop/api@sha256:" + "cd" * 32],
             "Os": "linux",
@@ -136,6 +137,7 @@ class Shop:
                 "User": "",
             },
         }
+        self.engine.images[IMAGE] = with_its_id(document)
 
     def context(self, repository: Repository) -> Context:
         environ = {"DRKIT_STATE_DIR": str(self.directory / "state")}
@@ -218,7 +220,7 @@ def reads_back(shop: Shop) -> None:
 
 def restoring_with(shop: Shop, repository: Repository) -> Restoring:
     with shop.context(repository) as context:
-        return Restoring(lambda: cast("Engine", shop.engine), repository, context.state.restores, context.events)
+        return Restoring(lambda: cast("Engine", shop.engine), repository, context.state, context.events)
 
 
 def test_an_unchanged_second_backup_stores_no_document_again(shop: Shop) -> None:
@@ -289,7 +291,7 @@ def test_the_record_keeps_what_a_host_with_the_meta_key_needs(shop: Shop) -> Non
     assert (data.quiesce, data.exclude) == ("none", ["cache"])
     assert (broken.tree, broken.documents.tree, broken.status) == ([], [], Status.FAILED)
     assert image.source == {
-        "image_id": "sha256:" + "ab" * 32,
+        "image_id": shop.engine.images[IMAGE]["Id"],
         "tags": [IMAGE],
         "repo_digests": ["shop/api@sha256:" + "cd" * 32],
         "os": "linux",
@@ -329,6 +331,20 @@ def test_a_plan_without_the_identity_says_what_it_cannot_know(shop: Shop) -> Non
         unknown = [note for note in plan.notes if "driver options and labels are data" in note]
         assert bool(unknown) is not knows
         assert plan.details == {"driver": "local", "options": {} if knows else None}
+
+
+def test_the_archive_of_another_image_that_an_earlier_version_kept_is_not_taken_over(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(PassingArchive, "require", lambda *rest: None)
+        other = with_its_id(shop.engine.images[IMAGE] | {"Os": "plan9"})
+        earlier.setattr(fake_engine, "docker_archive", lambda document, tags: docker_archive(other, tags))
+        kept = shop.backup().targets[3]
+    made = shop.backup().targets[3]
+    again = shop.backup().targets[3]
+    assert kept.source == made.source == again.source
+    assert kept.tree != made.tree == again.tree
 
 
 # --- what an image or a volume may say of itself

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -18,12 +20,15 @@ from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperProcess
 from drkit.errors import CaptureFailed
 from drkit.events import Logged
-from drkit.pipeline.capture import TORN_RETRIES, Capture, capture_directory
+from drkit.pipeline.capture import Capture, capture_directory
+from drkit.pipeline.rescan import RESCANS
 from drkit.pipeline.select import Patterns
+from drkit.repository.format.kinds import Status
 from drkit.repository.format.snapshot import Target
 from drkit.repository.reader import ChunkReader
 from drkit.repository.writer import RunWriter
 from tests.support.host_process import HostProcess
+from tests.support.host_tar import extract_tar
 from tests.support.memory_storage import MemoryStorage
 from tests.support.repositories import create
 
@@ -83,7 +88,7 @@ class Captures:
 
             writer.put_tree = put_tree  # type: ignore[method-assign]
             engine = cast("Engine", Foreground())
-            capture = Capture(engine, self._repository, reader, writer, target, MUCH_LATER, self.events)
+            capture = Capture(engine, self._repository, reader, writer, target, MUCH_LATER, self.events, bytes(32))
             capture_directory(capture, HELPER, start, start, Patterns([]), previous)
             writer.keep()
         assert not left
@@ -149,7 +154,7 @@ def test_a_torn_file_that_heals_is_as_it_was_read_last(captures: Captures) -> No
 
 
 def test_a_file_that_stays_torn_is_listed(captures: Captures) -> None:
-    target = captures.run(*[captures.helper(TORN_B, code=1)] * (1 + TORN_RETRIES))
+    target = captures.run(*[captures.helper(TORN_B, code=1)] * (1 + RESCANS))
     assert target.torn.names == ["b"]
     assert list(captures.content(target)) == [b"", b"a", b"b", b"c", b"c/d"]
     assert target.tree == captures.trees
@@ -163,8 +168,230 @@ def test_a_message_that_nobody_knows_fails_the_capture(captures: Captures, said:
 
 def test_what_find_met_is_judged_though_nothing_changed(captures: Captures) -> None:
     first = captures.run(captures.helper())
-    gone = captures.run(captures.helper(b"find: './e': No such file or directory\n", found=1), previous=first)
+    # Looked for again: something else may have been renamed to what find did not come to any more.
+    met = captures.helper(b"find: './e': No such file or directory\n", found=1)
+    gone = captures.run(met, captures.helper(), previous=first)
+    assert (gone.status, gone.vanished.names) == (Status.OK, ["e"])
     assert list(captures.content(gone)) == list(captures.content(first))
     assert gone.bytes_read > 0
     with pytest.raises(CaptureFailed, match="Permission denied"):
         captures.run(captures.helper(b"find: './e': Permission denied\n", found=1), previous=first)
+
+
+# --- names that change while the directory is read --------------------------------------------------------------------
+
+
+class Meddled(HostProcess):
+    """Runs `change` between the scan and the reading, and says what find and tar really said."""
+
+    def __init__(self, root: Path, change: Callable[[], object]) -> None:
+        super().__init__(root, said=None)
+        self._change: Callable[[], object] | None = change
+
+    def write(self, data: bytes) -> None:
+        if self._change is not None:
+            self._change()
+            self._change = None
+        super().write(data)
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Captures:
+    """Directories of some hundred files, with hard links across them."""
+    root = tmp_path / "media"
+    for number in range(300):
+        path = root / f"old{number % 3}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number * 50)
+    os.link(root / "old1" / "file1", root / "z-link")
+    os.link(root / "old0" / "file3", root / "old1" / "a-link")
+    (root / "symlink").symlink_to("old1/file1")
+    return Captures(root)
+
+
+def on_disk(root: Path) -> dict[bytes, bytes]:
+    """What a capture of a quiet directory gives, as it must be afterwards: paths, with the bytes of each file."""
+    found = {b"": b""}
+    for path in sorted(root.rglob("*")):
+        name = bytes(path.relative_to(root))
+        found[name] = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    return found
+
+
+def assert_whole(captures: Captures, target: Target) -> None:
+    """The tree must restore to what is on the disk: tar itself extracts it."""
+    out = captures.root.parent / "out"
+    archive = b"".join(captures.content(target).values()) + bytes(1024)
+    extract_tar(archive, out)
+    assert on_disk(out) == on_disk(captures.root)
+    assert target.files == len(on_disk(out))
+    inodes = {path: (captures.root / path).stat().st_ino for path in ("z-link", "old1/a-link") if (out / path).exists()}
+    for path, inode in inodes.items():
+        twins = [each for each in captures.root.rglob("*") if not each.is_symlink() and each.stat().st_ino == inode]
+        numbers = {(out / each.relative_to(captures.root)).stat().st_ino for each in twins}
+        assert len(numbers) == 1, f"{path} and its links are several files after a restore"
+    shutil.rmtree(out)
+
+
+def test_a_directory_renamed_while_it_is_read_comes_under_its_new_name(media: Captures) -> None:
+    root = media.root
+    target = media.run(
+        lambda: Meddled(root, lambda: (root / "old1").rename(root / "new")), lambda: Meddled(root, nothing)
+    )
+    assert (target.status, target.vanished.count) == (Status.OK, 0), target.error
+    assert b"new/file1" in media.content(target)
+    assert b"old1/file1" not in media.content(target)
+    assert_whole(media, target)
+
+
+def test_the_directory_that_holds_the_content_of_a_hard_link_is_renamed(media: Captures) -> None:
+    """old1/a-link was captured as a link to old0/file3, whose name is then gone: a restore could not make it."""
+    root = media.root
+    target = media.run(
+        lambda: Meddled(root, lambda: (root / "old0").rename(root / "zz")), lambda: Meddled(root, nothing)
+    )
+    assert target.status == Status.OK, target.error
+    assert_whole(media, target)
+
+
+def test_a_directory_renamed_twice_is_found_by_the_second_rescan(media: Captures) -> None:
+    root = media.root
+    target = media.run(
+        lambda: Meddled(root, lambda: (root / "old1").rename(root / "one")),
+        lambda: Meddled(root, lambda: (root / "one").rename(root / "two")),
+        lambda: Meddled(root, nothing),
+    )
+    assert (target.status, target.vanished.count) == (Status.OK, 0), target.error
+    assert_whole(media, target)
+
+
+def test_a_directory_that_is_renamed_all_the_time_makes_the_target_partial(media: Captures) -> None:
+    root, names = media.root, ["one", "two", "three", "four"]
+    current = ["old1"]
+
+    def rename() -> None:
+        new = names.pop(0)
+        (root / current[0]).rename(root / new)
+        current[0] = new
+
+    target = media.run(*[lambda: Meddled(root, rename)] * (1 + RESCANS))
+    assert target.status == Status.PARTIAL
+    assert target.error is not None and "vanished while it was read and did not come back, old1" in target.error
+    assert target.vanished.count >= 100
+    assert b"old2/file2" in media.content(target)
+
+
+def test_a_directory_that_is_moved_away_makes_the_target_partial(media: Captures) -> None:
+    root = media.root
+    target = media.run(
+        lambda: Meddled(root, lambda: (root / "old1").rename(root.parent / "elsewhere")),
+        *[lambda: Meddled(root, nothing)],
+    )
+    assert target.status == Status.PARTIAL
+    assert target.error is not None and "old1" in target.error
+    assert_whole(media, target)
+
+
+def test_files_that_vanish_one_by_one_are_named_and_no_more(media: Captures) -> None:
+    root = media.root
+    gone = [root / "old1" / f"file{number}" for number in (4, 7, 10)]
+    target = media.run(lambda: Meddled(root, lambda: [path.unlink() for path in gone]), lambda: Meddled(root, nothing))
+    assert (target.status, target.vanished.names) == (Status.OK, ["old1/file10", "old1/file4", "old1/file7"])
+    assert_whole(media, target)
+
+
+def test_a_file_that_is_renamed_comes_under_its_new_name(media: Captures) -> None:
+    root = media.root
+    target = media.run(
+        lambda: Meddled(root, lambda: (root / "old1" / "file1").rename(root / "a-new")), lambda: Meddled(root, nothing)
+    )
+    assert (target.status, target.vanished.count) == (Status.OK, 0)
+    assert_whole(media, target)
+
+
+def test_two_directories_that_change_places_are_read_as_they_stand_at_the_end(media: Captures) -> None:
+    """Both names are there all the time, and the one file that vanished tells of it."""
+    root = media.root
+    (root / "old0" / "only-here").write_bytes(b"x")
+
+    def swap() -> None:
+        (root / "old0").rename(root / "between")
+        (root / "old1").rename(root / "old0")
+        (root / "between").rename(root / "old1")
+
+    target = media.run(lambda: Meddled(root, swap), lambda: Meddled(root, nothing))
+    assert (target.status, target.vanished.count) == (Status.OK, 0), target.error
+    assert_whole(media, target)
+
+
+def test_a_file_in_the_place_of_a_directory(media: Captures) -> None:
+    root = media.root
+
+    def replace() -> None:
+        (root / "old1").rename(root / "new")
+        (root / "old1").write_bytes(b"a file now")
+
+    target = media.run(lambda: Meddled(root, replace), lambda: Meddled(root, nothing))
+    assert target.status == Status.OK, target.error
+    assert_whole(media, target)
+
+
+def test_what_was_taken_over_from_an_earlier_snapshot_follows_a_rename(media: Captures) -> None:
+    root = media.root
+    first = media.run(media.helper())
+    for number in range(1, 90, 3):
+        (root / "old1" / f"file{number}").write_bytes(b"changed")
+    target = media.run(
+        lambda: Meddled(root, lambda: (root / "old1").rename(root / "new")),
+        lambda: Meddled(root, nothing),
+        previous=first,
+    )
+    assert target.status == Status.OK, target.error
+    assert_whole(media, target)
+
+
+def test_another_volume_mounted_in_its_place_fails_the_capture(media: Captures, tmp_path: Path) -> None:
+    """A volume in memory is empty once its last user has gone: a second helper gets a new one."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(CaptureFailed, match="something else was mounted there"):
+        media.run(lambda: Meddled(media.root, (media.root / "old1" / "file1").unlink), lambda: Meddled(other, nothing))
+
+
+@pytest.mark.parametrize("size", [3000])
+def test_a_thread_renames_a_large_directory_while_it_is_read(tmp_path: Path, size: int) -> None:
+    root = tmp_path / "large"
+    (root / "big").mkdir(parents=True)
+    for number in range(size):
+        (root / "big" / f"{number:05}").write_bytes(b"x" * 2000)
+    (root / "a").write_bytes(b"a")
+    captures = Captures(root)
+    renamed = threading.Event()
+
+    class Watched(HostProcess):
+        """Has a thread rename the directory as soon as the first bytes of the tar have come."""
+
+        def __init__(self) -> None:
+            super().__init__(root, said=None)
+            self.reading = False
+
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            self.reading = True
+
+        def readinto(self, buffer: memoryview) -> int:
+            count = super().readinto(buffer)
+            if self.reading and not renamed.is_set():
+                thread = threading.Thread(target=(root / "big").rename, args=[root / "renamed"])
+                thread.start()
+                thread.join()
+                renamed.set()
+            return count
+
+    target = captures.run(Watched, Watched)
+    assert (target.status, target.files, target.vanished.count) == (Status.OK, size + 3, 0), target.error
+    assert_whole(captures, target)

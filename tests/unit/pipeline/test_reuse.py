@@ -58,7 +58,7 @@ class Volume:
         return text.encode()
 
     def scan(self) -> Scan:
-        return Scan([b"%s\0%s\x0042" % (path, self.stat(path)) for path in sorted(self.names)], full=True)
+        return Scan([b"%s\0%s\x0042\x008" % (path, self.stat(path)) for path in sorted(self.names)], full=True)
 
 
 @dataclass
@@ -210,7 +210,7 @@ def scan_of(*entries: tuple[bytes, bytes], devices: Sequence[int] = ()) -> Scan:
     """Each entry: path, then inode and links."""
     return Scan(
         [
-            b"%s\0f 644 0 0 5 1.0 1.0 %s\0%d" % (path, inode_and_links, device)
+            b"%s\0f 644 0 0 5 1.0 1.0 %s\0%d\x008" % (path, inode_and_links, device)
             for (path, inode_and_links), device in zip(entries, devices or [42] * len(entries), strict=True)
         ],
         full=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import CaptureFailed, UsageError
+from drkit.host.mounts import Mount
 from drkit.pipeline.scan import Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import select_members, selected_members
@@ -250,7 +251,7 @@ def test_a_scan_comes_in_pieces(torture: Path, rng: random.Random) -> None:
 def test_paths_alone_are_those_of_the_entries(torture: Path) -> None:
     scan = scan_directory(torture)
     assert list(scan.paths()) == [entry.path for entry in scan]
-    stock = scan_of(b".\0./a\0./a/b c\0end 0\0", full=False)
+    stock = scan_of(b"mounts\n\0.\0./a\0./a/b c\0end 0\0", full=False)
     assert list(stock.paths()) == [b"", b"a", b"a/b c"] == [entry.path for entry in stock]
 
 
@@ -281,20 +282,24 @@ def scan_of(output: bytes, *, full: bool = True, exclude: Sequence[str] = ()) ->
     return read_scan(iterator_readinto([output]), Patterns(exclude), what="volume x", full=full)
 
 
-ROOT = b"\0d 755 0 0 0 1.0 1.0 1 2\x0042\0\0"
+MOUNTS = b"mounts\n36 35 8:1 /data /volume rw,relatime master:1 - ext4 /dev/sda1 rw\n\0\0"
+ROOT = b"\0d 755 0 0 0 1.0 1.0 1 2\x0042\x008\0\0"
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
         (b"", "before its end"),
-        (ROOT, "before its end"),
-        (ROOT + b"end 0\0", "before its end"),
-        (ROOT + b"end 0" + ROOT, "before its end"),  # a file of that name
-        (b"end 1\0\0", "find failed with status 1"),
-        (b"end 0\0\0", "did not report its root"),
-        (b"a" + ROOT + b"end 0\0\0", "did not report its root"),
-        (ROOT + b"garbage\0\0end 0\0\0", "garbled"),
+        (MOUNTS + ROOT, "before its end"),
+        (MOUNTS + ROOT + b"end 0\0", "before its end"),
+        (MOUNTS + ROOT + b"end 0" + ROOT, "before its end"),  # a file of that name
+        (MOUNTS + b"end 1\0\0", "find failed with status 1"),
+        (MOUNTS + b"end 0\0\0", "did not report its root"),
+        (MOUNTS + b"a" + ROOT + b"end 0\0\0", "did not report its root"),
+        (MOUNTS + ROOT + b"garbage\0\0end 0\0\0", "garbled"),
+        (ROOT + b"end 0\0\0", "garbled"),
+        (b"mounts\nno mount\n\0\0" + ROOT + b"end 0\0\0", "garbled: b'no mount' is not a mount"),
+        (b"end 0\0\0", "garbled"),
     ],
 )
 def test_scans_that_cannot_be_used(output: bytes, message: str) -> None:
@@ -303,25 +308,28 @@ def test_scans_that_cannot_be_used(output: bytes, message: str) -> None:
 
 
 def test_find_met_something_unreadable() -> None:
-    scan = scan_of(ROOT + b"end 1\0\0")
+    scan = scan_of(MOUNTS + ROOT + b"end 1\0\0")
     assert not scan.complete
     assert len(scan) == 1
 
 
 def test_a_scan_may_come_in_any_pieces(rng: random.Random) -> None:
     paths = sorted([b"", b"end 0", b"a b", b"a\nend 0", b"a/s b", b"s"])
-    output = b"".join(path + ROOT for path in paths) + b"x" + ROOT.replace(b"d", b"s") + b"end 0\0\0"
+    output = MOUNTS + b"".join(path + ROOT for path in paths) + b"x" + ROOT.replace(b"d", b"s") + b"end 0\0\0"
     for _ in range(200):
         cuts = sorted(rng.choices(range(len(output)), k=rng.randrange(12)))
         pieces = [output[start:end] for start, end in zip([0, *cuts], [*cuts, len(output)], strict=True)]
         scan = read_scan(iterator_readinto(filter(None, pieces)), Patterns([]), what="volume x", full=True)
         assert [entry.path for entry in scan] == paths
+        assert scan.mounts == [Mount(os.makedev(8, 1), b"/data", b"/volume", "ext4", b"/dev/sda1")]
         assert {(entry.stat, entry.device) for entry in scan} == {(b"d 755 0 0 0 1.0 1.0 1 2", b"42")}
         assert scan.sockets == ["x"]
 
 
 def test_a_stock_scan_knows_paths_only() -> None:
-    output = b"".join(path + b"\0" for path in [b".", b"./d", b"./cache", b"./cache/a\nb", b"./d/cache", b"end 0"])
+    output = b"".join(
+        path + b"\0" for path in [b"mounts\n", b".", b"./d", b"./cache", b"./cache/a\nb", b"./d/cache", b"end 0"]
+    )
     scan = scan_of(output, full=False)
     assert [(entry.path, entry.stat) for entry in scan] == [
         (path, b"") for path in [b"", b"cache", b"cache/a\nb", b"d", b"d/cache"]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -32,6 +33,7 @@ GIT = Source(
 PROGRAM = Program(
     f"program/drkit-0.1.0-cp311-x86_64-{'5e' * 6}.tar", "5e" * 32, "CPython 3.11, Linux x86_64, glibc 2.36 or newer"
 )
+HELPERS = [f"sha256:{digit * 64}" for digit in "ab"]
 PLAIN = Kit(
     url="/var/backups/drkit",
     s3=S3Settings(),
@@ -52,6 +54,7 @@ FULL = replace(
     escrows=[ESCROW, ESCROW.replace("a", "c")],
     identity_place=None,
     source=GIT,
+    helpers=HELPERS,
 )
 HOSTILE = "/srv/<script>alert(1)</script>/\"'&$(touch x)`"
 KITS = {
@@ -123,6 +126,7 @@ def test_what_it_has_to_say() -> None:
         "2025-03-09 01:02 UTC",
         "drkit 0.1.0, installed from git+https://git.example.com/ops/drkit.git",
         f"commit {COMMIT}",
+        *HELPERS,
     ):
         assert str(part) in text
     for holder in HOLDERS[:5]:
@@ -135,6 +139,9 @@ def test_what_it_has_to_say() -> None:
     assert "drkit key prove" in text
     assert "drkit key unlock" in text
     assert "drkit key unlock" not in kit_text(PLAIN)
+    assert "Add --trust-helper and the id above" in text
+    assert "--trust-helper" not in kit_text(PLAIN)
+    assert "Helper image   none yet" in kit_text(PLAIN)
 
 
 def test_a_fingerprint_can_be_made_by_hand() -> None:
@@ -208,5 +215,6 @@ def test_from_a_bucket_it_is_downloaded_with_the_settings_of_the_kit() -> None:
 
 
 def test_a_hostile_address_stays_one_word_of_each_command() -> None:
-    [line] = [line for line in commands(replace(KITS["hostile"], program=PROGRAM)) if line.startswith("cp ")]
+    url = f"file://{quote(HOSTILE)}"  # as a path it would be refused, since it holds a $
+    [line] = [line for line in commands(replace(KITS["hostile"], url=url, program=PROGRAM)) if line.startswith("cp ")]
     assert shlex.split(line) == ["cp", f"{HOSTILE}/{PROGRAM.key}", "drkit.tar"]

@@ -312,6 +312,7 @@ def test_the_order_of_a_commit(made: Made, rng: random.Random) -> None:
         "stat keys/",
         "put keys/",
         "stat keys/",
+        "get keys/",  # the wrap, which an identity that is at hand must open
         "put packs/",
         "put packs/",
         "put index/",

@@ -21,8 +21,9 @@ from drkit.operations.keys import add_recipient, key_list, prove_identities, rem
 from drkit.report.recovery_kit import kit_html, kit_text, make_kit
 from drkit.repository.check import check_repository
 from drkit.repository.format.limits import WRAP
-from drkit.repository.holders.custody import recipient_differences, replace_escrow
+from drkit.repository.holders.custody import replace_escrow
 from drkit.repository.holders.every_key import open_every_key
+from drkit.repository.holders.recipients import compare_recipients
 from drkit.repository.keys.identity import (
     Identity,
     generate_identity,
@@ -288,8 +289,10 @@ def test_everything_that_handles_recipients_works_with_ssh_keys(name: str) -> No
     assert read_everything(Repository.open(storage, [ssh])) == {"1": CONTENT, "2": CONTENT}
     assert open_every_key(opened).keys == 2
     assert check_repository(opened).ok
-    assert recipient_differences(opened, everybody) == []
-    assert recipient_differences(opened, [ssh.recipient]) != []
+    kept = compare_recipients(opened, everybody, "file")
+    assert (kept.loss, kept.addition) == (None, None)
+    lost = compare_recipients(opened, [ssh.recipient], "file")
+    assert {holder.recipient for holder in lost.lost} == {alice.recipient, TAG, PQ_TAG}
     [proven] = prove_identities(storage, [ssh], elsewhere=True, now=NOW, host="h")
     assert proven.recipient == ssh.recipient
     found = {holder.recipient: holder for holder in key_list(opened).holders}
