@@ -3,63 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from heapq import merge
 
-from drkit.engine.client import Engine
 from drkit.engine.helper.image import HelperImage
-from drkit.engine.helper.messages import TarReport, classify_tar_stderr
-from drkit.engine.helper.process import HelperExit, HelperProcess
+from drkit.engine.helper.process import HelperProcess
 from drkit.errors import CaptureFailed, counted
-from drkit.events import Events
-from drkit.pipeline.listing import requested
-from drkit.pipeline.members import content_size, scanned_member, unscanned_member
-from drkit.pipeline.paths import member_path
+from drkit.pipeline.members import content_size, unscanned_member
 from drkit.pipeline.rescan import RESCANS, directories_among, entries_of, not_found_again, plan_again, taken_over
-from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, reused_members
+from drkit.pipeline.reuse import ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
-from drkit.pipeline.spool import Spool, Spooled
-from drkit.pipeline.stream import MemberStream, ReadInto, watched
+from drkit.pipeline.spool import Spooled
+from drkit.pipeline.stream import ReadInto
+from drkit.pipeline.tar_capture import Again, Capture, Flaws, Scanned, read_planned, require_end
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.names import display_path
 from drkit.repository.format.snapshot import FileSystem, NameList, Target, tree_chunk_ids
 from drkit.repository.format.tree import TreeWriter, encode_member
-from drkit.repository.reader import ChunkReader
-from drkit.repository.repository import Repository
-from drkit.repository.writer import RunWriter
 
-SETTLE_SECONDS = 120
-"""How much older than its capture a file's times must be before equal times prove equal content.
-
-A write through mmap leaves ctime and mtime as they are while the page stays dirty (30 s by default, more under load),
-and a file system with coarse timestamps hides a second write within its tick.
-"""
-
-
-@dataclass(frozen=True)
-class Capture:
-    """What capturing one target works with. The functions below fill in `target`.
-
-    `started` is the engine's clock, in seconds since the epoch. `events` are told the bytes read, under `what` as the
-    task. `salt` is unknown to whoever may not guess where a directory lies.
-    """
-
-    engine: Engine
-    repository: Repository
-    reader: ChunkReader
-    writer: RunWriter
-    target: Target
-    started: float
-    events: Events
-    salt: bytes
-
-    def stream(self, readinto: ReadInto) -> MemberStream:
-        """Read a tar stream into chunks."""
-        watching = watched(readinto, partial(self.events.progress, self.target.title))
-        return MemberStream(watching, self.repository.meta.member, self.writer.put_data)
+FILE_LOSS = "where inode numbers prove nothing, a stock helper keeps one of the files that share a number"
+LINK_LOSS = "hard links where the file system's inode numbers prove nothing: each name is a file of its own"
 
 
 class _Tree:
@@ -83,28 +49,12 @@ class _Tree:
 
 
 @dataclass
-class _Flaws:
-    """The paths that tar read while they changed, those that vanished before it read them, and before find did."""
-
-    torn: set[bytes] = field(default_factory=set)
-    missing: set[bytes] = field(default_factory=set)
-    unlisted: set[bytes] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return bool(self.torn or self.missing or self.unlisted)
-
-    @property
-    def again(self) -> set[bytes]:
-        return self.torn | self.missing
-
-
-@dataclass
-class _Reading:
+class _Pass:
     """One scan and what came of it. `records`: the tree as far as it is known then, for one pass."""
 
     scan: Scan
     records: Iterator[Spooled]
-    flaws: _Flaws
+    flaws: Flaws
 
     def note_vanished(self, vanished: dict[bytes, Entry | None], directories: set[bytes]) -> None:
         """Add the names that vanished, each with what the scan told of it, and those of directories among them."""
@@ -130,21 +80,27 @@ def capture_directory(
 ) -> None:
     """Capture a directory, taking over from `previous` what has not changed.
 
-    `start` gives the process that captures the directory, `start_again` another one for each time that it is scanned
-    again, since something vanished or changed while it was read. What stays torn, and what was not found again, is
-    listed in the target, which is partial if directories are among the latter. Raises CaptureFailed when the stream
-    cannot be proven whole.
+    `start` gives the process that captures the directory, `start_again` another one for files that must be read in
+    another way, and for each time that the directory is scanned again, since something vanished or changed while it was
+    read. What stays torn, and what was not found again, is listed in the target, which is partial if directories are
+    among the latter. Raises CaptureFailed when the stream cannot be proven whole.
     """
     target = capture.target
     target.encoding = encoding(helper)
-    if previous is not None and not (helper.full and _same_capture(previous, target) and _has_tree(capture, previous)):
-        previous = None
+    scanned = partial(read_scan, exclude=exclude, what=target.title, full=helper.full)
+
+    @contextmanager
+    def again() -> Iterator[Scanned]:
+        with start_again() as process:
+            yield Scanned(process, scanned(process.readinto), exclude)
+
     with ExitStack() as spools:
-        members = spools.enter_context(Spool())
         with ExitStack() as stack:
             process = stack.enter_context(start())
-            scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
+            scan = scanned(process.readinto)
             target.filesystem = _file_system(scan, capture.salt)
+            if not (helper.full and previous and _same_capture(previous, target) and _has_tree(capture, previous)):
+                previous = None
             plan = read_everything(scan)
             if previous is not None:
                 plan = plan_reuse(scan, partial(capture.reader.members, previous), capture.writer.chunk_size)
@@ -156,11 +112,11 @@ def capture_directory(
                 return
             if not scan.complete:
                 plan.read_root()
-            flaws = _read(capture, process, scan, plan, members) if plan.reads else _Flaws()
+            members, flaws = read_planned(capture, Scanned(process, scan, exclude), again, plan, spools)
         kept = reused_members(plan, scan, capture.reader.members(previous) if previous else ())
-        records = merge((Spooled(at, encode_member(each), content_size(each)) for at, each in kept), members)
+        records = merge((Spooled(at, encode_member(each), content_size(each)) for at, each in kept), *members)
         # The tree waits for this: made while tar was read, it would be made a second time for what is read again.
-        composed = _read_again(capture, helper, start_again, exclude, _Reading(scan, records, flaws), spools)
+        composed = _read_again(capture, again, _Pass(scan, records, flaws), spools)
         capture.writer.use(plan.chunk_ids)
         tree = _Tree(capture)
         for _, record, size in composed:
@@ -190,7 +146,7 @@ def capture_stream(capture: Capture, readinto: ReadInto) -> set[bytes]:
         tree.add(encode_member(member), item.frame.size)
         names.add(member.path)
     capture.target.bytes_read += stream.bytes_read
-    _require_end(capture, stream)
+    require_end(capture, stream)
     tree.finish()
     return names
 
@@ -231,88 +187,16 @@ def _has_tree(capture: Capture, previous: Target) -> bool:
 
 
 def _same_capture(previous: Target, target: Target) -> bool:
+    """Whether an earlier capture was made in the same way, of a file system of the same type.
+
+    A record of an earlier version does not tell the type, and may hold what metadata did not prove.
+    """
+    if previous.filesystem is None or target.filesystem is None or previous.filesystem.type != target.filesystem.type:
+        return False
     return (previous.encoding, previous.trusted_xattrs) == (target.encoding, target.trusted_xattrs)
 
 
-def _read(capture: Capture, process: HelperProcess, scan: Scan, plan: ReusePlan, members: Spool) -> _Flaws:
-    """Have tar read what the plan says, add what comes to `members`, and prove that the stream is whole."""
-    split = None if scan.full else next((entry.path for entry in scan if b"\n" in entry.path), None)
-    if split is not None:
-        raise CaptureFailed(
-            f"{capture.target.title}: the stock helper cannot ask for {display_path(split)}, whose name has a newline",
-            hint="Remove helper.image from the policy: drkit's own helper keeps every name.",
-        )
-    expected = ((number, entry) for number, entry in enumerate(scan) if plan.flags[number] == READ)
-    settled_before = capture.started - SETTLE_SECONDS
-    missing: set[bytes] = set()
-    wanted = (path for flag, path in zip(plan.flags, scan.paths(), strict=True) if flag == READ)
-    with requested(process, wanted) as readinto:
-        stream = capture.stream(readinto)
-        for item in stream:
-            path = member_path(item.frame.name)
-            found = _await(path, expected, missing)
-            if found is None:
-                raise CaptureFailed(f"{capture.target.title}: tar sent {display_path(path)}, which was not asked for")
-            number, entry = found
-            if scan.full:
-                member = scanned_member(item, entry, settled_before=settled_before)
-            else:
-                member = unscanned_member(item)
-            members.add(number, encode_member(member), content_size(member))
-    missing.update(entry.path for _, entry in expected)
-    capture.target.bytes_read += stream.bytes_read
-    _require_end(capture, stream)
-    messages = _messages_of(process.finish(), capture)
-    lost = missing.difference(messages.vanished)
-    if lost:
-        raise CaptureFailed(
-            f"{capture.target.title}: {len(lost)} files did not come, {display_path(min(lost))} among them",
-            hint="Run drkit backup again.",
-        )
-    return _Flaws(set(messages.torn), missing, _unlisted(messages, scan) if not scan.complete else set())
-
-
-def _unlisted(messages: TarReport, scan: Scan) -> set[bytes]:
-    """The names that find met and could not read any more, so that they are not in the scan."""
-    return set(messages.vanished).difference(scan.paths())
-
-
-def _await(path: bytes, expected: Iterator[tuple[int, Entry]], missing: set[bytes]) -> tuple[int, Entry] | None:
-    """Advance to the entry of `path` and return it, None when it is not expected; those passed over are `missing`."""
-    for item in expected:
-        if item[1].path == path:
-            return item
-        missing.add(item[1].path)
-    return None
-
-
-def _require_end(capture: Capture, stream: MemberStream) -> None:
-    if not stream.ended:
-        raise CaptureFailed(
-            f"the stream of {capture.target.title} broke off after {stream.bytes_read} bytes",
-            hint="Look at the engine's log, then run drkit backup again.",
-        )
-
-
-def _messages_of(end: HelperExit, capture: Capture) -> TarReport:
-    """Return what tar said of single files. Raises CaptureFailed for an end that its messages do not explain."""
-    messages = classify_tar_stderr(end.stderr, truncated=end.stderr_truncated)
-    if not messages.explains(end.code):
-        reason = messages.unknown[0] if messages.unknown and not end.oom_killed else end.describe()
-        raise CaptureFailed(
-            f"{capture.target.title}: {reason}", hint="Run drkit helper probe, then drkit backup again."
-        )
-    return messages
-
-
-def _read_again(
-    capture: Capture,
-    helper: HelperImage,
-    start_again: Callable[[], HelperProcess],
-    exclude: Patterns,
-    last: _Reading,
-    spools: ExitStack,
-) -> Iterator[Spooled]:
+def _read_again(capture: Capture, again: Again, last: _Pass, spools: ExitStack) -> Iterator[Spooled]:
     """Look again for what vanished, and read again what is torn, in at most `RESCANS` further scans.
 
     Returns the records of the tree, for one pass, and names in the target what stays torn or was not found again. The
@@ -322,11 +206,10 @@ def _read_again(
     directories: set[bytes] = set()
     for _ in range(RESCANS):
         last.note_vanished(vanished, directories)
-        if not last.flaws:
+        if not (last.flaws.again or last.flaws.unlisted):
             break
-        members = spools.enter_context(Spool())
-        with start_again() as process:
-            scan = read_scan(process.readinto, exclude, what=capture.target.title, full=helper.full)
+        with again() as helper:
+            scan = helper.scan
             if (scan.mount, scan.root_inode) != (last.scan.mount, last.scan.root_inode):
                 raise CaptureFailed(
                     f"{capture.target.title}: something else was mounted there while it was read",
@@ -335,11 +218,13 @@ def _read_again(
             plan = ReusePlan(plan_again(scan, last.scan, last.flaws.again))
             if not scan.complete:
                 plan.read_root()
-            flaws = _read(capture, process, scan, plan, members) if plan.reads else _Flaws()
+            members, flaws = read_planned(capture, helper, again, plan, spools)
         kept = taken_over(scan, plan.flags, last.scan, last.records)
-        last = _Reading(scan, merge(kept, members), flaws)
+        flaws.unlinked |= last.flaws.unlinked
+        last = _Pass(scan, merge(kept, *members), flaws)
     last.note_vanished(vanished, directories)
     target = capture.target
+    _name_unlinked(capture, last)
     lost = not_found_again(last.scan, last.flaws.missing, vanished)
     target.skipped = NameList.of(last.scan.sockets)
     target.torn = NameList.of(map(display_path, sorted(last.flaws.torn)))
@@ -350,3 +235,16 @@ def _read_again(
             f"{display_path(min(gone))} among them: run drkit backup again, or exclude what is removed all the time"
         )
     return last.records
+
+
+def _name_unlinked(capture: Capture, last: _Pass) -> None:
+    unlinked = last.flaws.unlinked
+    if not unlinked:
+        return
+    capture.target.lost = [*capture.target.lost, LINK_LOSS if last.scan.full else FILE_LOSS]
+    if not last.scan.full:
+        capture.events.warn(
+            f"{capture.target.title}: {counted(len(unlinked), 'file')} may be missing, "
+            f"{display_path(min(unlinked))} among them: {FILE_LOSS}",
+            hint="Remove helper.image from the policy: drkit's own helper reads each name.",
+        )

@@ -1,6 +1,7 @@
 """What a member means, however its bytes spell it.
 
-For members whose bytes differ after a restore, as xattrs can come in another order. Everything else must be equal.
+For members whose bytes differ after a restore, as xattrs can come in another order, and holes where the other file
+system has them. Everything else must be equal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from drkit.pipeline.stream import StreamMember
 from drkit.pipeline.tar.frames import member_records, read_number
 
 # Covered by other fields of a description, or different between two names of one file.
-_LOCATING = {b"path", b"linkpath", b"GNU.sparse.name", b"mtime", b"uid", b"gid", b"size"}
+_LOCATING = {b"path", b"linkpath", b"mtime", b"uid", b"gid", b"size"}
+_SPARSE = b"GNU.sparse."  # of no meaning beside the content
 _DEVICES = frozenset(b"34")
 
 
@@ -51,8 +53,10 @@ def describe(item: StreamMember) -> Description:
         gid=int(records.get(b"gid", read_number(header[116:124]))),
         mtime=_canonical_time(records.get(b"mtime", b"%d" % read_number(header[136:148]))),
         device=(read_number(header[329:337]), read_number(header[337:345])) if flag in _DEVICES else (0, 0),
-        size=item.frame.size,
-        records=tuple(sorted((key, value) for key, value in records.items() if key not in _LOCATING)),
+        size=item.frame.real_size,
+        records=tuple(
+            sorted((key, value) for key, value in records.items() if key not in _LOCATING and key[:11] != _SPARSE)
+        ),
         content=item.digest,
     )
 

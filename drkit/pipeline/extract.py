@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby
+from typing import NamedTuple
 
 from drkit.engine.helper.messages import classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
@@ -15,6 +16,8 @@ from drkit.events import Events
 from drkit.pipeline.describe import Description, describe, differences, without_trusted_xattrs
 from drkit.pipeline.listing import requested
 from drkit.pipeline.paths import listed_name, member_path
+from drkit.pipeline.readings import reading_back
+from drkit.pipeline.sample import Piece, choose_sample, compare_sample, plain_digests
 from drkit.pipeline.scan import Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import Selected, Selection, selected_members
@@ -44,15 +47,18 @@ class Restore:
     """What writing one target and verifying it share.
 
     `what` is what messages call the directory that is written, such as "volume db". `start_extract` gives a process
-    that extracts a tar into it, `start_capture` a held one that captures it; `full` says whether their helper keeps
-    everything. Without `trusted_xattrs` they write and read none of these, so recorded ones are not missed. `events`
-    are told first the bytes written, then the bytes compared, with `what` as the task.
+    that extracts a tar into it, `start_capture` a held one that captures it, `start_sampled` one that reads a sample of
+    it as well, which `seed` chooses; `full` says whether their helper keeps everything. Without `trusted_xattrs` they
+    write and read none of these, so recorded ones are not missed. `events` are told first the bytes written, then the
+    bytes compared, with `what` as the task.
     """
 
     what: str
     start_extract: Callable[[], HelperProcess]
+    start_sampled: Callable[[], HelperProcess]
     start_capture: Callable[[], HelperProcess]
     full: bool
+    seed: int
     reader: ChunkReader
     member_key: bytes
     target: Target
@@ -130,30 +136,44 @@ def _check_extraction(restore: Restore, end: HelperExit) -> None:
         )
 
 
+class Verified(NamedTuple):
+    """Members and bytes that were compared. `sampled` files were read plainly too."""
+
+    members: int
+    bytes: int
+    sampled: int
+
+
 @contextmanager
-def verifier(restore: Restore) -> Iterator[Callable[[], tuple[int, int]]]:
+def verifier(restore: Restore) -> Iterator[Callable[[], Verified]]:
     """Yield `verify`, whose helper starts while the extraction goes on.
 
-    `verify()` captures what was written, compares every member with its recorded digest, and returns members and bytes
-    compared. It raises IntegrityError naming the paths that differ, are missing, or were not restored.
+    `verify()` captures what was written, compares every member with its recorded digest, and a sample of the files with
+    what another program reads in them. It raises IntegrityError naming the paths that differ, are missing, or were not
+    restored.
     """
-    with StandBy(lambda what: restore.start_capture(), [restore.what]) as standby:
+    with StandBy(lambda what: restore.start_sampled(), [restore.what]) as standby:
         yield lambda: _verify(restore, standby.take(restore.what))
 
 
-def _verify(restore: Restore, process: HelperProcess) -> tuple[int, int]:
+def _verify(restore: Restore, process: HelperProcess) -> Verified:
     mismatched: list[Selected] = []
+    sampled: dict[bytes, Member] = {}
     count = 0
     with process:
         scan = restore.scan(process)
         _pass_over_lost_and_found(restore, scan)
+        digests = _plain_digests(restore, process, scan)
+        in_sample = {piece.path for piece in digests}
         try:
-            with requested(process, scan.paths()) as readinto:
+            with requested(process, scan.paths(), reading_back(scan)) as readinto:
                 watching = watched(readinto, partial(restore.events.progress, restore.what))
                 stream = MemberStream(watching, restore.member_key)
                 for found, item in _paired(restore, stream, restore.selected()):
                     if found.digest != item.member.digest or not item.as_recorded:
                         mismatched.append(item)
+                    if item.path in in_sample and not item.leader:
+                        sampled[item.path] = item.member
                     count += 1
         except _Unpaired:
             _compare_paths(restore, scan.paths(), (item.path for item in restore.selected()))
@@ -161,7 +181,18 @@ def _verify(restore: Restore, process: HelperProcess) -> tuple[int, int]:
         _check_end(restore, process, stream)
     if mismatched:
         _compare_meaning(restore, mismatched)
-    return count, stream.bytes_read
+    compared = compare_sample(restore.reader, sampled, digests, what=restore.what)
+    return Verified(count, stream.bytes_read, compared)
+
+
+def _plain_digests(restore: Restore, process: HelperProcess, scan: Scan) -> dict[Piece, str]:
+    """Have a sample read plainly; nothing where the helper has no programs for it, or its scan tells no sizes."""
+    digests = plain_digests(process, choose_sample(scan, restore.seed), what=restore.what) if scan.full else None
+    if digests is None:
+        restore.events.note(
+            f"{restore.what}: verified by tar alone: this helper image cannot read a sample of the files"
+        )
+    return digests or {}
 
 
 def _pass_over_lost_and_found(restore: Restore, scan: Scan) -> None:
@@ -219,8 +250,8 @@ def _compare_meaning(restore: Restore, items: list[Selected]) -> None:
     """Compare what members mean whose bytes differ. Raises IntegrityError for those that really differ."""
     wrong: list[str] = []
     with begun(restore.start_capture()) as process:
-        restore.scan(process)
-        with requested(process, (item.path for item in items)) as readinto:
+        scan = restore.scan(process)
+        with requested(process, (item.path for item in items), reading_back(scan)) as readinto:
             stream = MemberStream(readinto, restore.member_key, split=True)
             for found, item in _paired(restore, stream, items):
                 recorded = _described(restore, item.member)._replace(path=item.path, leader=item.leader)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 
+from drkit.pipeline.filesystems import Proof
 from drkit.pipeline.reuse import READ, REUSE
 from drkit.pipeline.scan import Entry, Scan
 from drkit.pipeline.spool import Spooled
@@ -95,10 +96,11 @@ def not_found_again(scan: Scan, missing: Collection[bytes], vanished: Mapping[by
     """Return those of the `vanished` paths that the last scan shows neither under their own name nor under another.
 
     `missing`: what that scan shows, and did not come all the same. None stands for a name that no scan has shown.
+    Where inode numbers prove nothing, only the same name counts.
     """
     names: defaultdict[_File, set[bytes]] = defaultdict(set)
     for path, known in vanished.items():
-        if known is not None and scan.full:
+        if known is not None and scan.full and scan.file_systems.proof(path) != Proof.NOTHING:
             names[_file(known)].add(path)
     left = set(vanished)
     for entry in scan:

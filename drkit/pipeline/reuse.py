@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from drkit.pipeline.filesystems import Proof
 from drkit.pipeline.scan import Scan
 from drkit.repository.format.chunker import DATA_CHUNKS
 from drkit.repository.format.tree import EXTENT, Member
@@ -48,7 +49,8 @@ def plan_reuse(
 ) -> ReusePlan:
     """Merge-join scan and previous tree, both in bytewise path order.
 
-    A member is taken over if it was settled when it was read and its `stat` is the same now. Hard links to one file are
+    A member is taken over if it was settled when it was read and its `stat` is the same now, where that proves equal
+    content. Hard links to one file are
     taken over together or not at all: tar stores the content with whichever comes first. Small members whose chunk is
     less than half live are read again: otherwise files that change one by one would keep every chunk they once shared.
     `chunk_size` returns the size of a chunk that may be referred to, None for any other; members in one of those are
@@ -58,6 +60,7 @@ def plan_reuse(
     groups: defaultdict[tuple[bytes, bytes], list[tuple[int, Member | None]]] = defaultdict(list)
     live: Counter[bytes] = Counter()
     dropped = False
+    proof = scan.file_systems.proof
     members = iter(previous())
     member = next(members, None)
     for number, entry in enumerate(scan):
@@ -66,7 +69,7 @@ def plan_reuse(
             member = next(members, None)
         known = None
         if member is not None and member.path == entry.path:
-            if member.settled and member.stat == entry.stat:
+            if member.settled and member.stat == entry.stat and proof(entry.path) == Proof.CONTENT:
                 known = member
                 for chunk_id, _, length in EXTENT.iter_unpack(member.extents):
                     live[chunk_id] += length

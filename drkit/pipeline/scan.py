@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from drkit.engine.helper.launch import VOLUME_MOUNT
 from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
 from drkit.host.mounts import Mount, parse_mounts
+from drkit.pipeline.filesystems import FileSystems
 from drkit.pipeline.select import Patterns
 from drkit.repository.format.names import display_path
 
@@ -49,10 +51,19 @@ class Scan:
         """The mount of the directory itself; None where the helper could not tell."""
         return next((mount for mount in reversed(self.mounts) if mount.point == VOLUME_MOUNT.encode()), None)
 
+    @cached_property
+    def file_systems(self) -> FileSystems:
+        return FileSystems(self.mounts)
+
     @property
     def root_inode(self) -> int:
         """The inode of the directory; 0 from a stock helper, which does not tell it."""
         return int(next(iter(self)).stat.rsplit(b" ", 2)[1]) if self.full else 0
+
+    def is_excluded(self, exclude: Patterns, path: bytes, directory: bool) -> bool:
+        """Whether `exclude` covers a path that find could not see. What is mounted there counts as a directory too."""
+        point = f"{VOLUME_MOUNT}/".encode() + path
+        return exclude.excludes(path, directory=directory or any(mount.point == point for mount in self.mounts))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -85,16 +96,17 @@ def read_scan(readinto: Callable[[memoryview], int], exclude: Patterns, *, what:
     if not end.startswith(b"end "):
         raise CaptureFailed(f"{what}: the scan broke off before its end", hint="Run drkit backup again.")
     mounts = _mounts(records.pop(0) if records else b"", what=what)
-    if end != b"end 0" and not records:
+    # find ends with 1 after files that it could not see, and names these. Any other end is that of find itself.
+    if end not in (b"end 0", b"end 1") or (end != b"end 0" and not records):
         raise CaptureFailed(f"{what}: find failed with status {end[4:].decode()}", hint="Run drkit helper probe.")
     if full and any(record.count(b"\0") != 3 for record in records):
         raise CaptureFailed(f"{what}: the scan is garbled", hint="Run drkit helper probe.")
     scan = Scan(records, full, mounts, complete=end == b"end 0")
     records.sort()
-    if full:
-        _drop_sockets(scan)
     if exclude:
         scan.records = list(_without(scan, exclude))
+    if full:
+        _drop_sockets(scan)
     if not scan.records or next(iter(scan)).path:
         raise CaptureFailed(f"{what}: the scan did not report its root", hint="Run drkit helper probe.")
     return scan

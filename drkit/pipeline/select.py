@@ -38,6 +38,16 @@ class Patterns:
             self._directories.add(path)
         return matched
 
+    def excludes(self, path: bytes, *, directory: bool) -> bool:
+        """Whether a path matches, or lies in a directory that does. May be asked in any order."""
+        parts = path.split(b"/")
+        above = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
+        return (
+            path in self._directories
+            or any(self.match_alone(parent, directory=True) for parent in above)
+            or self.match_alone(path, directory=directory)
+        )
+
     def match_alone(self, path: bytes, *, directory: bool) -> bool:
         """Whether a path itself matches. Lying in a matching directory does not count. The root never matches."""
         text = path.decode("utf-8", "surrogateescape").replace("\n", _NEWLINE)

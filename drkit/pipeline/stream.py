@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from drkit.errors import CaptureFailed
 from drkit.pipeline.paths import member_path
-from drkit.pipeline.tar.frames import HARD_LINK, SYMLINK, Frame, TarFramer
+from drkit.pipeline.tar.content import ContentHasher
+from drkit.pipeline.tar.frames import HARD_LINK, SYMLINK, Frame, TarFramer, member_records
 from drkit.repository.format.chunker import DATA_CHUNKS, cut_lengths
 from drkit.repository.format.digest import Hasher, keyed_digest, keyed_hasher
 from drkit.repository.format.tree import EXTENT
@@ -53,8 +54,8 @@ class MemberStream:
     """The members of a tar stream, in order. Iterate over it once.
 
     After the last member the whole stream has been read, and `ended` tells whether its end marker was seen. With
-    `split`, digests cover the content without the headers, and members carry their headers: for comparing members whose
-    bytes differ. Raises CaptureFailed for bytes that are not a tar stream.
+    `split`, digests are those of ContentHasher, without the headers, and members carry their headers: for comparing
+    members whose bytes differ. Raises CaptureFailed for bytes that are not a tar stream.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class MemberStream:
         self._members_end = 0
         self._chunks: deque[_Chunk] = deque()
         self._waiting: deque[_Waiting] = deque()
-        self._partial: tuple[Frame, Hasher, bytes] | None = None
+        self._partial: tuple[Frame, Hasher | ContentHasher, bytes] | None = None
         self._hashing: Future[object] | None = None
         self.bytes_read = 0
 
@@ -143,7 +144,13 @@ class MemberStream:
             start, headers = frame.start, b""
             if self._split:
                 start, headers = frame.data, bytes(view[frame.start - base : frame.data - base])
-            if frame.end <= end:
+                content = ContentHasher(self._member_key, member_records(headers), frame.size)
+                content.update(view[start - base : frame.end - base])
+                if frame.end <= end:
+                    self._waiting.append((frame, content.digest(), headers))
+                else:
+                    self._partial = (frame, content, headers)
+            elif frame.end <= end:
                 digest = keyed_digest(self._member_key, view[start - base : frame.end - base])
                 self._waiting.append((frame, digest, headers))
             else:
@@ -151,7 +158,7 @@ class MemberStream:
                 self._update(hasher, view[start - base :], beside)
                 self._partial = (frame, hasher, headers)
 
-    def _update(self, hasher: Hasher, data: memoryview, beside: Executor) -> None:
+    def _update(self, hasher: Hasher | ContentHasher, data: memoryview, beside: Executor) -> None:
         if self._put_chunk is None:
             hasher.update(data)
         else:

@@ -19,6 +19,7 @@ from drkit.engine.helper.reading import start_capture
 from drkit.errors import DrkitError
 from drkit.events import Events
 from drkit.pipeline.standby import StandBy
+from drkit.pipeline.unentered import find_tests
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
 from drkit.targets.helper import ensure_helper
@@ -93,8 +94,16 @@ def made_ready(
 
     def start(name: str) -> HelperProcess:
         assert helper is not None  # exists if a volume was planned
-        trusted = volumes[name].trusted_xattrs
-        return start_capture(engine, helper, name, run_id=run_id, trusted_xattrs=trusted, held=True)
+        volume = volumes[name]
+        return start_capture(
+            engine,
+            helper,
+            name,
+            run_id=run_id,
+            trusted_xattrs=volume.trusted_xattrs,
+            unentered=find_tests(volume.exclude),
+            held=True,
+        )
 
     with StandBy(start, list(volumes)) as standby:
         yield Ready(run_id, targets, helper, standby)
@@ -169,7 +178,8 @@ class Restored:
     """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase.
 
     `unresolved` are the names of it that lead to nothing, or to something else, on this engine. `helper` wrote and
-    verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write.
+    verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write. `sample`: how many
+    `files` were also read plainly, and the `seed` that chose them.
     """
 
     name: str
@@ -180,6 +190,7 @@ class Restored:
     unresolved: tuple[str, ...] = ()
     helper: HelperImage | None = None
     lost: tuple[str, ...] = ()
+    sample: dict[str, int] | None = None
 
 
 class TargetKind(Protocol):

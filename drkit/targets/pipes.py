@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from drkit.errors import IntegrityError
-from drkit.pipeline.capture import Capture
 from drkit.pipeline.documents import as_json, read_document, write_documents
 from drkit.pipeline.extract import raw_stream
 from drkit.pipeline.selection import selected_members
+from drkit.pipeline.tar_capture import Capture
 from drkit.repository.format.snapshot import Target, parse_time
 from drkit.repository.reader import ChunkReader
 from drkit.repository.repository import Repository

@@ -23,6 +23,7 @@ from drkit.errors import DrkitError, counted
 from drkit.events import noted_if_slow
 from drkit.host.restore_journal import RestoreNote
 from drkit.pipeline.listing import requested
+from drkit.pipeline.readings import reading_back
 from drkit.pipeline.scan import Entry, Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import Selected, select_paths, selected_members
@@ -99,7 +100,7 @@ def _what_else(
                 return f"{display_path(odd[1][0].path)} was written after the restore"
             for entry, item in odd:
                 assert item is not None
-                with requested(process, [entry.path]) as readinto:
+                with requested(process, [entry.path], reading_back(scan)) as readinto:
                     pieces: Iterator[bytes | memoryview] = chain(reader.extents([item.member]), [END_OF_ARCHIVE])
                     if not _is_beginning(readinto, iterator_readinto(pieces)):
                         process.abort()  # its tar still writes

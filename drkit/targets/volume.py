@@ -18,6 +18,7 @@ from drkit.engine.helper.writing import start_extract
 from drkit.errors import CaptureFailed, DrkitError, IntegrityError, counted
 from drkit.host.restore_journal import RestoreNote
 from drkit.host.undisturbed import undisturbed
+from drkit.pipeline.unentered import find_tests
 from drkit.policy import Policy
 from drkit.repository.format.fields import Check, a_name, an_object, any_text, build, optional
 from drkit.repository.format.kinds import Kind
@@ -121,6 +122,7 @@ def capture(capturing: Capturing, planned: Planned, target: Target, previous: Ta
         planned.name,
         run_id=capturing.ready.run_id,
         trusted_xattrs=planned.trusted_xattrs,
+        unentered=find_tests(planned.exclude),
     )
     capture_directory(capture_of(capturing, target), helper, start, start_again, Patterns(planned.exclude), previous)
     doubts += doubts_after(capturing.engine, target, document, helper.image_id)
@@ -199,8 +201,7 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
         made = volumes.harmless_options(original.Driver or "local", original.Options, same_device=options.same_device)
         details = {"driver": made.driver, "options": made.options}
         notes = _not_taken_over(made.dropped)
-    if target.reduced:
-        notes += [f"not in this snapshot: {loss}" for loss in target.lost]
+    notes += [f"not in this snapshot: {loss}" for loss in target.lost if target.reduced or loss != TRUSTED_LOSS]
     if target.torn.count:
         notes.append(
             f"{counted(target.torn.count, 'file')} changed during the capture, {target.torn.names[0]} among them"
@@ -241,6 +242,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     original = _original(restoring, plan.target)
     assert original is not None  # there is an identity
     restore_id = secrets.token_hex(8)
+    seed = secrets.randbits(32)
     helper = _restore_helper(restoring, plan, run_id=restore_id)
     unfinished = journal.unfinished(plan.name)
     if unfinished is not None:
@@ -252,8 +254,10 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
         work = Restore(
             f"volume {plan.name}",
             partial(start_extract, engine, helper, plan.name, **process),
+            partial(start_capture, engine, helper, plan.name, held=True, sampled=True, **process),
             partial(start_capture, engine, helper, plan.name, held=True, **process),
             helper.full,
+            seed,
             reader,
             repository.meta.member,
             plan.target,
@@ -274,7 +278,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
                     restoring.events.warn(note)
             with verifier(work) as verify, extracted(work):
                 written = time.monotonic()
-                files, size = verify()
+                verified = verify()
         except NotEmpty as error:
             journal.end(plan.name)
             raise DrkitError(
@@ -292,7 +296,16 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     ended = time.monotonic()
     phases = {"extract": round(written - started, 3), "verify": round(ended - written, 3)}
     lost = (TRUSTED_NOT_WRITTEN,) if plan.target.trusted_xattrs and not trusted_xattrs else ()
-    return Restored(plan.name, files, size, round(ended - started, 3), phases, helper=helper, lost=lost)
+    return Restored(
+        plan.name,
+        verified.members,
+        verified.bytes,
+        round(ended - started, 3),
+        phases,
+        helper=helper,
+        lost=lost,
+        sample={"seed": seed, "files": verified.sampled},
+    )
 
 
 def _note_copy(restoring: Restoring, volume: str, restore_id: str) -> None:

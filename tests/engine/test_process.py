@@ -25,7 +25,7 @@ from drkit.engine.helper.build import build_from_host
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.launch import Transport, run_helper, start_helper
 from drkit.engine.helper.process import HelperProcess
-from drkit.engine.helper.reading import start_capture
+from drkit.engine.helper.reading import Reading, start_capture
 from drkit.engine.helper.writing import start_extract
 from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import CaptureFailed, DrkitError, UsageError
@@ -33,6 +33,7 @@ from drkit.events import Collected
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRANSPORTS: list[Transport] = ["fifo", "attach"]
+READING = Reading.HOLES_TOLD.encode() + b"\n"
 both_transports = pytest.mark.parametrize("transport", TRANSPORTS)
 
 
@@ -96,7 +97,7 @@ def capture(engine: Engine, helper: HelperImage, volume: str, transport: Transpo
         names = [record.partition(b"\0")[0] for record in read_scan(process)]
         paths = sorted(b"./" + name if name else b"." for name in names)
         writer = threading.Thread(
-            target=lambda: (process.write(b"".join(path + b"\0" for path in paths)), process.close_stdin())
+            target=lambda: (process.write(READING + b"".join(path + b"\0" for path in paths)), process.close_stdin())
         )
         writer.start()
         archive = read_all(process)
@@ -392,7 +393,7 @@ def test_a_held_helper_begins_when_it_is_told(engine: Engine, helper: HelperImag
         scan, buffer = b"", memoryview(bytearray(1 << 16))
         while not scan.endswith(b"\0end 0\0\0"):
             scan += buffer[: process.readinto(buffer)]
-        process.write(b"./made while it waited\0")
+        process.write(READING + b"./made while it waited\0")
         process.close_stdin()
         archive = b""
         while count := process.readinto(buffer):
@@ -437,7 +438,7 @@ if moment == "scanning":
 scan = b""
 while not scan.endswith(b"\\0end 0\\0\\0"):
     scan += buffer[:process.readinto(buffer)]
-process.write(b"./large\\0")
+process.write(b"--sparse\\n./large\\0")
 if moment == "listing":
     die()
 process.close_stdin()
@@ -486,7 +487,7 @@ def test_a_killed_helper_is_never_taken_for_a_capture(
             process.readinto(memoryview(bytearray(1)))
         else:
             names = [record.partition(b"\0")[0] for record in read_scan(process)]
-            process.write(b"./" + names[1] + b"\0")
+            process.write(READING + b"./" + names[1] + b"\0")
         if moment == "streaming":
 
             def send_list() -> None:
@@ -546,7 +547,7 @@ def test_leaving_early_removes_the_container(
         start_capture(engine, helper, volume, run_id="test", transport=transport) as process,
     ):
         read_scan(process)
-        process.write(b"./large\0")
+        process.write(READING + b"./large\0")
         process.close_stdin()
         process.readinto(memoryview(bytearray(1)))
         raise ZeroDivisionError

@@ -8,24 +8,37 @@ import tempfile
 from pathlib import Path
 
 from drkit.engine.helper.process import HelperExit
-from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.reading import READ_LIST, SAMPLE, SCAN_FORMAT
 from tests.support.host_tar import mounts_record
 
 
 class HostProcess:
     """Does what a helper does. `said`, `code` and `found` are its stderr and the statuses of tar and find, whatever
-    really happened; where `said` is None, they are what really happened."""
+    really happened; where `said` is None, they are what really happened. `kind` is the type of the file system that it
+    tells."""
 
-    def __init__(self, root: Path, said: bytes | None = b"", code: int = 0, found: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        said: bytes | None = b"",
+        code: int = 0,
+        found: int = 0,
+        *,
+        kind: str | None = None,
+        sampled: bool = False,
+        held: bool = False,
+        programs: str = "/usr/sbin:/usr/bin:/sbin:/bin",
+    ) -> None:
         self._said, self._code = said, code
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
+        hold = "read -r _; " if held else ""
         end = "$?" if said is None else str(found)
         scan = f"printf '%s\\0\\0' \"$1\"; find . -printf '{SCAN_FORMAT}'; printf 'end %s\\0\\0' {end}"
-        mounts = mounts_record(root).decode().removesuffix("\0\0")
+        mounts = mounts_record(root, kind).decode().removesuffix("\0\0")
         self._process = subprocess.Popen(
-            ["sh", "-c", f"{scan}; exec {TAR_CREATE}", "sh", mounts],
+            ["/bin/sh", "-c", f"{hold}{scan}\n{SAMPLE if sampled else ''}{READ_LIST}", "sh", mounts],
             cwd=root,
-            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            env={"LC_ALL": "C", "PATH": programs},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -38,6 +51,7 @@ class HostProcess:
     def write(self, data: bytes) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(data)
+        self._process.stdin.flush()
 
     def close_stdin(self) -> None:
         assert self._process.stdin is not None

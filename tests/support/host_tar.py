@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE
+from drkit.engine.helper.reading import SCAN_FORMAT, TAR_CREATE, Reading
 from drkit.engine.helper.writing import TAR_EXTRACT
 from drkit.pipeline.paths import listed_name
 from drkit.pipeline.reuse import READ, ReusePlan, plan_reuse, read_everything, reused_members
@@ -20,14 +20,19 @@ from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 
 
-def mounts_record(root: Path) -> bytes:
-    """What a helper tells first: the mount that holds a directory, as if the directory were mounted as its volume."""
+def mounts_record(root: Path, kind: str | None = None) -> bytes:
+    """What a helper tells first: the mount that holds a directory, as if the directory were mounted as its volume.
+
+    `kind` is told in place of the file system's real type.
+    """
     found = ""
     for line in Path("/proc/self/mountinfo").read_text(encoding="ascii").splitlines():
         fields = line.split(" ")
         if root.is_relative_to(fields[4]):
             fields[4] = "/volume"
             found = " ".join(fields)
+    if kind is not None:
+        found = f"1 0 8:1 / /volume rw - {kind} /dev/sda1 rw"
     return f"mounts\n{found}\n\0\0".encode()
 
 
@@ -45,7 +50,7 @@ def create_tar(root: Path, paths: Iterable[bytes]) -> bytes:
     """The tar of these paths below `root`, in this order."""
     listing = b"".join(listed_name(path) + b"\0" for path in paths)
     return subprocess.run(
-        ["sh", "-c", f"exec {TAR_CREATE}"],
+        ["sh", "-c", f"exec {TAR_CREATE} {Reading.HOLES_TOLD}"],
         cwd=root,
         env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         input=listing,

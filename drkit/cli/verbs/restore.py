@@ -111,6 +111,7 @@ def _print_restored(run: Run, kind: Kind, snapshot: str, restored: Restored) -> 
             "phases": restored.phases,
             "verified": not restored.unresolved,
             "lost": list(restored.lost),
+            **({"sample": restored.sample} if restored.sample else {}),
         }
         if kind == Kind.IMAGE:
             document["unresolved"] = list(restored.unresolved)
@@ -120,10 +121,15 @@ def _print_restored(run: Run, kind: Kind, snapshot: str, restored: Restored) -> 
     elif run.talks:
         verified = "verified" if not restored.unresolved else "content verified, but not each of its names"
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in restored.phases.items())
+        sample = ""
+        if restored.sample and restored.sample["files"]:
+            files, seed = counted(restored.sample["files"], "file"), restored.sample["seed"]
+            sample = f", {files} by a second program too (seed {seed})"
         output.print_line(
             f"restored {kind} {restored.name} from snapshot {snapshot}: {counted(restored.files, 'file')}, "
             f"{output.size_text(restored.bytes)} in {restored.seconds:.1f} s ({phases}), {verified}"
             + (f" by {_verified_by(restored.helper)}" if restored.helper and not restored.helper.privileged else "")
+            + sample
         )
 
 

@@ -16,7 +16,7 @@ from drkit.engine.helper.image import REPOSITORY, SILENCE_SECONDS, HelperImage, 
 from drkit.engine.labels import LABEL_HELPER_IMAGE
 from drkit.errors import DrkitError
 
-RECIPE = "3"
+RECIPE = "4"
 """Changes with what a helper image must have: one that was built by another recipe is not used again."""
 
 ALPINE = "alpine:3.22"

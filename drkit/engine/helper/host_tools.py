@@ -1,4 +1,4 @@
-"""This host's own GNU tar, GNU find, shell, sync and sleep, packed with their libraries into an image archive.
+"""This host's own GNU tar, GNU find, shell and some of coreutils, packed with their libraries into an image archive.
 
 This only reads files and runs `ldd`: no network, no engine, no build. The archive depends on the files' content alone,
 so hosts with the same packages build images with the same id.
@@ -32,6 +32,8 @@ _TOOLS = {
     "/bin/sh": ("dash", "bash", "sh"),
     "/bin/sync": ("sync",),
     "/bin/sleep": ("sleep",),
+    "/bin/sha256sum": ("sha256sum",),
+    "/bin/dd": ("dd",),
 }
 _TOOL_PATH = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin:/run/current-system/sw/bin"
 _ENVIRONMENT = {"PATH": _TOOL_PATH, "LC_ALL": "C"}

@@ -1,4 +1,4 @@
-"""The helper image: GNU tar, GNU find, a shell, sync and sleep, known by its id and by nothing else.
+"""The helper image: GNU tar, GNU find, a shell and some of coreutils, known by its id and by nothing else.
 
 Labels and tags are for people who list images: whoever makes an image chooses them. Which id is drkit's own helper is
 in the state of the host that built it; see drkit/targets/helper.py.

@@ -8,6 +8,7 @@ a socket that it left out. So every line is classified, and an unknown line is a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _GONE = rb"(?:No such file or directory|Not a directory|Stale file handle)"
@@ -37,6 +38,11 @@ _HARMLESS = re.compile(
     rb"|tar: Exiting with failure status due to previous errors"  # which have been classified
     rb"|tar: error exit delayed from previous errors"
 )
+# What find could not see, or would never see the end of. GNU find escapes a quote in a name, BusyBox quotes nothing.
+_UNSEEN = re.compile(
+    rb"find: (?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>.*)): [^:']+"
+    rb"|find: File system loop detected; '(?P<loop>(?:[^'\\]|\\.)*)' is part of the same file system loop as .*"
+)
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _CONTROL = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
@@ -62,14 +68,26 @@ class TarReport:
         return code == 0
 
 
-def classify_tar_stderr(stderr: bytes, *, truncated: bool = False) -> TarReport:
-    """Classify the lines of a helper's stderr. If it is `truncated`, the missing part counts as an unknown line."""
+Excluded = Callable[[bytes, bool], bool]
+"""Whether a path is excluded; the flag says that it is known to be a directory."""
+
+
+def classify_tar_stderr(
+    stderr: bytes, *, truncated: bool = False, excluded: Excluded = lambda path, directory: False
+) -> TarReport:
+    """Classify the lines of a helper's stderr. If it is `truncated`, the missing part counts as an unknown line.
+
+    What find says of an `excluded` path is harmless: nobody asked for it.
+    """
     vanished: dict[bytes, None] = {}
     torn: dict[bytes, None] = {}
     sockets: dict[bytes, None] = {}
     harmless: list[str] = []
     unknown: list[str] = []
     for line in stderr.removesuffix(b"\n").split(b"\n") if stderr else ():
+        if (unseen := _UNSEEN.fullmatch(line)) and excluded(_path(unseen), unseen["loop"] is not None):
+            harmless.append(line.decode(errors="backslashreplace"))
+            continue
         for pattern, paths in ((_VANISHED, vanished), (_TORN, torn), (_SOCKET, sockets)):
             if match := pattern.fullmatch(line):
                 paths[_path(match)] = None

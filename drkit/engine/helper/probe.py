@@ -12,7 +12,7 @@ from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.launch import Transport, run_helper
 from drkit.engine.helper.pax import pax_record
 from drkit.engine.helper.process import HelperProcess
-from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END, start_capture
+from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END, Reading, start_capture
 from drkit.engine.helper.writing import start_extract
 from drkit.engine.labels import LABEL_HELPER
 from drkit.errors import DrkitError
@@ -74,7 +74,8 @@ def probe_helper(
             engine, helper, volume, run_id=run_id, trusted_xattrs=trusted_xattrs, transport=transport
         ) as process:
             scan = _read_scan(process, RECORD_END if helper.full else STOCK_RECORD_END)
-            process.write(b"".join(path + b"\0" for path in sorted(_paths(helper, scan))))
+            listing = b"".join(path + b"\0" for path in sorted(_paths(helper, scan)))
+            process.write(Reading.HOLES_TOLD.encode() + b"\n" + listing)
             process.close_stdin()
             kept = _read_all(process)
             used = process.transport

@@ -27,7 +27,8 @@ _EXTENDED = frozenset(b"xgLK")
 class Frame(NamedTuple):
     """One member: bytes [start, end) of the stream, its content from `data` on. Offsets count from the stream's start.
 
-    `size` is that of the stored content without padding, `header` the member's own block, `flag` its type.
+    `size` is that of the stored content without padding, `header` the member's own block, `flag` its type. `real_size`
+    is that of the file: of a sparse one, only some is stored.
     """
 
     start: int
@@ -38,6 +39,7 @@ class Frame(NamedTuple):
     link: bytes
     flag: int
     header: bytes
+    real_size: int
 
 
 class TarFramer:
@@ -58,7 +60,7 @@ class TarFramer:
         while not self.ended:
             start = position = self.next - base
             name = link = b""
-            size = -1
+            size = real_size = -1
             while True:
                 if position + BLOCK > limit:
                     return
@@ -82,6 +84,8 @@ class TarFramer:
                         link = fields.get(b"linkpath", link)
                         if b"size" in fields:
                             size = _decimal(fields[b"size"])
+                        if b"GNU.sparse.realsize" in fields:
+                            real_size = _decimal(fields[b"GNU.sparse.realsize"])
                 elif flag == 0x4C:  # L
                     name = bytes(view[body : body + length]).rstrip(b"\0")
                 elif flag == 0x4B:  # K
@@ -108,7 +112,9 @@ class TarFramer:
             if not link and header[157]:
                 link = header[157:257].partition(b"\0")[0]
             data = base + position + BLOCK
-            frame = Frame(base + start, data, data + _padded(size), size, name, link, flag, header)
+            if real_size < 0:
+                real_size = size
+            frame = Frame(base + start, data, data + _padded(size), size, name, link, flag, header, real_size)
             self.next = frame.end
             yield frame
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from drkit.host.mounts import Mount
 from drkit.pipeline.reuse import READ, REUSE, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Scan
 from drkit.repository.format.tree import EXTENT, Member
 from tests.support.host_tar import scan_directory
 
 CHUNK = 1000
+LOCAL = [Mount(1, b"/", b"/volume", "ext4", b"/dev/sda1")]
 
 
 @dataclass
@@ -58,7 +60,7 @@ class Volume:
         return text.encode()
 
     def scan(self) -> Scan:
-        return Scan([b"%s\0%s\x0042\x008" % (path, self.stat(path)) for path in sorted(self.names)], full=True)
+        return Scan([b"%s\0%s\x0042\x008" % (path, self.stat(path)) for path in sorted(self.names)], True, LOCAL)
 
 
 @dataclass
@@ -206,14 +208,15 @@ def check_tree(volume: Volume, tree: list[Member]) -> None:
         seen[member.path] = member
 
 
-def scan_of(*entries: tuple[bytes, bytes], devices: Sequence[int] = ()) -> Scan:
+def scan_of(*entries: tuple[bytes, bytes], devices: Sequence[int] = (), mounts: Sequence[Mount] = LOCAL) -> Scan:
     """Each entry: path, then inode and links."""
     return Scan(
         [
             b"%s\0f 644 0 0 5 1.0 1.0 %s\0%d\x008" % (path, inode_and_links, device)
             for (path, inode_and_links), device in zip(entries, devices or [42] * len(entries), strict=True)
         ],
-        full=True,
+        True,
+        list(mounts),
     )
 
 
