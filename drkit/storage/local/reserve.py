@@ -5,6 +5,7 @@ mark, and that takes space. OSError passes through.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -51,8 +52,14 @@ def remove_reserve(root: Path) -> None:
 
 
 def _is_part(name: str, directory: int) -> bool:
-    """Whether it is a file of zeros alone, of the size of a part. Raises FileNotFoundError if there is none."""
-    if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+    """Whether it is a file of zeros alone, of the size of a part.
+
+    Raises FileNotFoundError if there is none, and IsADirectoryError for a directory, which no part can replace.
+    """
+    mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if not stat.S_ISREG(mode):
         return False
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     with os.fdopen(descriptor, "rb") as file:
