@@ -146,9 +146,9 @@ class Context:
     def access(self) -> Access:
         policy = self.policy_of_access
         access = repository_access(policy, url=self._url, environ=self.environ, as_of=self._as_of)
+        warn_if_exposed(access.secret_files(), self.events)
         for note in overruled(policy, self._url, self.environ):
             self.events.note(note)
-        warn_if_exposed(access.secret_files(), self.events)
         return access
 
     @property
