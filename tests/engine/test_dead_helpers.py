@@ -17,7 +17,8 @@ import pytest
 from drkit.engine import containers
 from drkit.engine.client import Engine
 from drkit.engine.helper import fifos, launch
-from drkit.engine.helper.image import HelperImage, ensure_helper
+from drkit.engine.helper.build import build_from_host
+from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.launch import run_helper
 from drkit.engine.labels import LABEL_EXCHANGE, LABEL_HELPER
 from drkit.errors import DrkitError
@@ -27,11 +28,11 @@ KILLED = """
 import os, signal
 from drkit.engine import containers
 from drkit.engine.client import Engine
-from drkit.engine.helper.image import ensure_helper
+from drkit.engine.helper.build import build_from_host
 from drkit.engine.helper.launch import run_helper
 containers.start = lambda engine, container: os.kill(os.getpid(), signal.SIGKILL)
 with Engine.connect() as engine:
-    run_helper(engine, ensure_helper(engine).image_id, "exit 0", run_id="killed", **{options})
+    run_helper(engine, build_from_host(engine).helper.image_id, "exit 0", run_id="killed", **{options})
 """
 
 
@@ -47,7 +48,7 @@ def engine(engine_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def helper(engine: Engine) -> HelperImage:
-    return ensure_helper(engine)
+    return build_from_host(engine).helper
 
 
 @pytest.fixture
