@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 from itertools import chain
 from typing import NamedTuple, TypeVar
@@ -71,7 +71,9 @@ def choose_sample(scan: Scan, seed: int) -> Sample:
             large.append((size, path))
             if int(blocks) * _STAT_BLOCK < size:
                 sparse.append((size, path))
-    starts = sorted(rng.randrange(len(small)) for _ in range(_RUNS if small else 0))
+    starts: Iterable[int] = range(0, len(small), _RUN)
+    if len(small) > _RUNS * _RUN:
+        starts = sorted(rng.randrange(len(small)) for _ in range(_RUNS))
     chosen = dict(file for start in starts for file in small[start : start + _RUN] if _is_listable(file[0]))
     parts = [_piece(path, size, rng) for size, path in nlargest(_LARGEST, large)]
     for size, path in rng.sample(sparse, min(_SPARSE, len(sparse))):

@@ -40,7 +40,7 @@ _HARMLESS = re.compile(
 )
 # What find could not see, or would never see the end of. GNU find escapes a quote in a name, BusyBox quotes nothing.
 _UNSEEN = re.compile(
-    rb"find: (?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>.*)): [^:']+"
+    rb"find: (?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>\.(?:/.*)?)): [^:']+"
     rb"|find: File system loop detected; '(?P<loop>(?:[^'\\]|\\.)*)' is part of the same file system loop as .*"
 )
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)

@@ -93,6 +93,12 @@ def test_what_a_sample_holds(root: Path) -> None:
     assert not any(b"\n" in piece.path or b"\\" in piece.path for piece in pieces)
 
 
+def test_of_few_files_all_are_read(tmp_path: Path) -> None:
+    for number in range(48):
+        (tmp_path / f"{number}").write_bytes(b"x")
+    assert {piece.path for piece in choose_sample(scan_directory(tmp_path), 1).whole} == {b"%d" % n for n in range(48)}
+
+
 def test_nothing_to_choose_from(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert list(choose_sample(scan_directory(tmp_path), 1).pieces()) == []
