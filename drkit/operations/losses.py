@@ -19,6 +19,7 @@ from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.snapshot import Snapshot, Target
 from drkit.repository.reader import ChunkReader
 from drkit.targets.base import Planned
+from drkit.targets.volume import NO_MATCH
 
 GONE = "gone"
 
@@ -119,8 +120,20 @@ class Losses:
             and any(fnmatch.fnmatchcase(target.name, pattern) for pattern in patterns)
             and self.accepted.get(key_of(target.kind, target.name)) != last.original
         ]
-        answering = volumes.answering_drivers(engine) if missing else set()
-        return [target for each in missing if (target := self._gone(each, last, answering)) is not None]
+        unlisted = {each.name for each in planned if each.name in patterns and each.problem not in (None, NO_MATCH)}
+        answering = volumes.answering_drivers(engine) if missing and not unlisted else set()
+        return [
+            target
+            for each in missing
+            if (target := self._unlisted(each, last, unlisted) or self._gone(each, last, answering)) is not None
+        ]
+
+    def _unlisted(self, target: Target, last: Snapshot, patterns: Collection[str]) -> Target | None:
+        """Say of a volume that it was not looked for, where the volumes of its pattern could not be listed at all."""
+        if not any(fnmatch.fnmatchcase(target.name, pattern) for pattern in patterns):
+            return None
+        why = f"it was in the last snapshot, {last.original}, and the engine could not list the volumes that there are"
+        return Target(target.kind, target.name, Status.FAILED, why)
 
     def _gone(self, target: Target, last: Snapshot, answering: Collection[str]) -> Target | None:
         capture = captures_before(self.before, target.kind, target.name).last

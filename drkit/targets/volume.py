@@ -42,6 +42,7 @@ STOCK_LOSSES = (
     "holes of sparse files",
     "notice of files that changed while they were read",
 )
+NO_MATCH = "no volume matches"
 _LIST = "List the volumes there are: docker volume ls."
 TRUSTED_LOSS = "trusted.* xattrs, where files have them: set trusted_xattrs in the policy to keep them"
 TRUSTED_NOT_WRITTEN = "trusted.* xattrs, where files have them: a helper that a snapshot brought must not write them"
@@ -54,7 +55,7 @@ def plan(policy: Policy, engine: Engine) -> list[Planned]:
         if entry.name:
             names = [entry.name]
         else:
-            pattern = Planned(Kind.VOLUME, str(entry.match), problem="no volume matches", hint=_LIST)
+            pattern = Planned(Kind.VOLUME, str(entry.match), problem=NO_MATCH, hint=_LIST)
             try:
                 names = volumes.match(engine, pattern.name)
             except DrkitError as error:

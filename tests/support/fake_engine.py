@@ -19,6 +19,7 @@ from drkit.engine.client import Engine, explain
 from drkit.engine.helper.archive import write_image
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperProcess
+from drkit.errors import DrkitError
 from drkit.operations.backup_run import run
 from drkit.operations.context import Context
 from drkit.policy.references import parse_reference
@@ -64,6 +65,9 @@ class FakeEngine:
 
     def _image(self, ref: str) -> dict[str, Any] | None:
         return next((self.images[known] for known in self.images if parse_reference(known).full == ref), None)
+
+    def require_alive(self, error: DrkitError) -> None:
+        pass
 
     def facts(self) -> dict[str, Any]:
         return {"DockerRootDir": "/nonexistent"}

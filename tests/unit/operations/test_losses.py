@@ -21,7 +21,7 @@ import pytest
 from drkit.access.opening import open_repository
 from drkit.catalog.find import find_target
 from drkit.catalog.shrunk import standing
-from drkit.engine.client import Engine
+from drkit.engine.client import Engine, EngineError
 from drkit.engine.labels import LABEL_HELPER, LABEL_RESTORE
 from drkit.errors import DrkitError, RetentionRefused, UsageError
 from drkit.events import Collected
@@ -473,6 +473,23 @@ def test_a_volume_whose_plugin_was_away_when_the_engine_started_fails_every_nigh
         assert code(pattern.backup()) == 3
     pattern.accept("media_nas")
     pattern.good()
+    pattern.good()
+
+
+def test_while_the_engine_cannot_list_volumes_none_is_said_to_be_removed(
+    pattern: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern.entries.append({"name": "media_nas"})
+    pattern.good()
+    with monkeypatch.context() as broken:
+        error = EngineError("list of volumes: the engine refuses: database is locked", status=500)
+        broken.setattr("drkit.engine.volumes.find", lambda engine: (_ for _ in ()).throw(error))
+        for _ in range(2):
+            result = pattern.backup()
+            assert code(result) == 3
+            unlisted = result.snapshot.target("volume", "media")
+            assert unlisted is not None and (unlisted.status, unlisted.flags) == ("failed", [])
+            assert "the engine could not list the volumes" in (unlisted.error or "")
     pattern.good()
 
 
