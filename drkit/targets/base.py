@@ -177,9 +177,9 @@ class RestorePlan:
 class Restored:
     """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase.
 
-    `unresolved` are the names of it that lead to nothing, or to something else, on this engine. `helper` wrote and
-    verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write. `sample`: how many
-    `files` were also read plainly, and the `seed` that chose them.
+    `unresolved` are the names of it that lead to nothing, or to something else, on this engine; `known_as` leads to it.
+    `helper` wrote and verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write.
+    `sample`: how many `files` were also read plainly, and the `seed` that chose them.
     """
 
     name: str
@@ -188,6 +188,7 @@ class Restored:
     seconds: float
     phases: dict[str, float]
     unresolved: tuple[str, ...] = ()
+    known_as: str = ""
     helper: HelperImage | None = None
     lost: tuple[str, ...] = ()
     sample: dict[str, int] | None = None
