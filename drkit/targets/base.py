@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drkit.engine.client import Engine
@@ -39,6 +40,7 @@ class Planned:
     """A target as the policy and the engine name it.
 
     `problem`: why it cannot be captured at all. `said` is the part of that which another program said; see DrkitError.
+    `places`: the directories that hold its data, as the engine names them, which may be on another host.
     """
 
     kind: Kind
@@ -48,6 +50,7 @@ class Planned:
     problem: str | None = None
     hint: str | None = None
     said: str = ""
+    places: tuple[Path, ...] = ()
 
     @property
     def title(self) -> str:
