@@ -120,9 +120,9 @@ class Losses:
             and self.accepted.get(key_of(target.kind, target.name)) != last.original
         ]
         answering = volumes.answering_drivers(engine) if missing else set()
-        return [target for each in missing if (target := self._gone(each, last, answering)) is not None]
+        return [target for each in missing if (target := self._gone(engine, each, last, answering)) is not None]
 
-    def _gone(self, target: Target, last: Snapshot, answering: Collection[str]) -> Target | None:
+    def _gone(self, engine: Engine, target: Target, last: Snapshot, answering: Collection[str]) -> Target | None:
         capture = captures_before(self.before, target.kind, target.name).last
         driver = str(capture.target.source.get("Driver") or "") if capture else ""
         if driver not in answering:
@@ -130,8 +130,8 @@ class Losses:
                 f"it was in the last snapshot, {last.original}, and the engine does not list it: its driver "
                 f"{driver or '(unknown)'} does not answer. If it was removed: drkit accept {target.name}"
             )
-        elif GONE in target.flags:
-            return None
+        elif GONE in target.flags or volumes.inspect(engine, target.name) is not None:
+            return None  # said before; or it is there, and known now to be drkit's own
         else:
             why = (
                 f"it was in the last snapshot, {last.original}, and the engine does not list it any more. If it was "
