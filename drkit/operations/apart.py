@@ -14,16 +14,15 @@ from pathlib import Path
 
 from drkit.errors import StorageUnavailable, UsageError
 from drkit.events import Events
-from drkit.host.mounts import Mount
 from drkit.host.name import inside_container
-from drkit.host.spots import Spot, mounts_here, same_directory, spot_of
+from drkit.host.spots import Spot, same_directory, spot_of
 from drkit.operations.context import Context
 from drkit.pipeline.select import Patterns
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
 from drkit.settings import cache_directory, directory_from
 from drkit.storage import is_s3, local_path
-from drkit.storage.local.files import IN_MEMORY
+from drkit.storage.local.mounts import IN_MEMORY, Mount, mounts_here
 from drkit.targets.base import Planned
 
 _DATA = re.compile(r"(?:^|/)volumes/([^/]+)/_data(?:/(.*))?$", re.DOTALL)

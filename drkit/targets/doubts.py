@@ -10,9 +10,9 @@ from drkit.engine.client import Engine
 from drkit.engine.labels import LABEL_HELPER, LABEL_RESTORE
 from drkit.errors import DrkitError
 from drkit.host.restore_journal import RestoreJournal
+from drkit.pipeline.filesystems import IN_MEMORY
 from drkit.repository.format.snapshot import Target
 
-IN_MEMORY = ("tmpfs", "ramfs")
 _UNUSED = (
     "it is in memory, and no running container uses it: the engine gives every helper an empty one then. Back it up "
     "while it is used, or leave it out of the policy"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import UsageError
-from drkit.host.mounts import Mount
 from drkit.operations import apart
 from drkit.operations.apart import Ours, Overlap, _compared, _covered, overlaps, overlaps_of_policy
 from drkit.operations.context import Context
 from drkit.policy import Policy, parse_policy
 from drkit.repository.format.kinds import Kind
+from drkit.storage.local.mounts import Mount
 from drkit.targets import plan_targets
 from drkit.targets.base import Planned
 from tests.support.fake_engine import FakeEngine

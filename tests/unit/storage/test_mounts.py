@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.host.mounts import Mount, parse_mounts
+from drkit.storage.local.mounts import Mount, mounts_here, parse_mounts
 
 
 def test_what_the_kernel_lists() -> None:
@@ -26,7 +26,7 @@ def test_what_the_kernel_lists() -> None:
 
 
 def test_the_list_of_this_process() -> None:
-    mounts = parse_mounts(Path("/proc/self/mountinfo").read_bytes())
+    mounts = mounts_here()
     root = next(mount for mount in reversed(mounts) if mount.point == b"/")
     assert root.device == Path("/").stat().st_dev
     told = subprocess.run(["stat", "-f", "-c", "%T", "/proc"], capture_output=True, check=True).stdout.decode().strip()
