@@ -50,7 +50,7 @@ def parse_mounts(text: bytes) -> list[Mount]:
 
     Raises ValueError for a line that does not tell a mount.
     """
-    return [_mount(line) for line in text.splitlines() if line]
+    return [_mount(line) for line in text.split(b"\n") if line]  # the kernel escapes no other line end
 
 
 def _mount(line: bytes) -> Mount:

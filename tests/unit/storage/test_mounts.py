@@ -25,6 +25,13 @@ def test_what_the_kernel_lists() -> None:
     assert parse_mounts(b"") == []
 
 
+def test_a_carriage_return_in_a_name_ends_no_line() -> None:
+    """The kernel writes it as it is."""
+    assert parse_mounts(b"36 35 0:51 / /a\rb rw - ext4 /dev/x\ry rw\n") == [
+        Mount(os.makedev(0, 51), b"/", b"/a\rb", "ext4", b"/dev/x\ry")
+    ]
+
+
 def test_the_list_of_this_process() -> None:
     mounts = mounts_here()
     root = next(mount for mount in reversed(mounts) if mount.point == b"/")
