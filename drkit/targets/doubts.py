@@ -52,7 +52,7 @@ def _doubts_in_memory(engine: Engine, name: str, helper_image: str) -> Iterator[
     """As long as a container has it mounted, a helper gets the same mount (measured on Engine 20.10; paused counts)."""
     users = [
         container
-        for container in containers.find_users(engine, name)
+        for container in containers.find_users(engine, name, status=("running", "paused"))
         # Helpers bring no content. A label alone would not do: anybody can set one.
         if not (LABEL_HELPER in (container.get("Labels") or {}) and container.get("ImageID") == helper_image)
     ]

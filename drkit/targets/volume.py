@@ -100,7 +100,7 @@ def own_volume(engine: Engine, state: HostState, name: str) -> str | None:
     if (
         document is None
         or not volumes.is_restored(document, restore_id)
-        or containers.users_of_volume(engine, name, str(document.get("Mountpoint") or ""))
+        or containers.find_users(engine, name, str(document.get("Mountpoint") or ""))
     ):
         return None
     return "a copy that drkit restored here, and no container uses it"
