@@ -10,26 +10,33 @@ from drkit.engine.client import Document, Engine, EngineError, filters
 from drkit.engine.names import check_name
 
 
-def find(
-    engine: Engine, labels: Iterable[str] = (), *, stopped: bool = True, status: Iterable[str] = ()
-) -> list[Document]:
-    """All containers that carry every one of `labels` ("key" or "key=value"); `stopped` ones too.
+def find(engine: Engine, labels: Iterable[str] = (), *, status: Iterable[str] = ()) -> list[Document]:
+    """All containers, stopped ones too, that carry every one of `labels` ("key" or "key=value").
 
     `status` restricts them to those in one of these states, such as "created".
     """
-    params = {"all": int(stopped), **filters(label=labels, status=status)}
+    params = {"all": 1, **filters(label=labels, status=status)}
     return list(engine.get("list of containers", "/containers/json", params=params))
 
 
-def find_users(engine: Engine, volume: str) -> list[Document]:
-    """The containers that have this volume mounted now: they run, or are paused."""
-    params = {"all": 0, **filters(volume=[volume])}  # which finds paths of this name, too
+def find_users(engine: Engine, volume: str, mountpoint: str = "", *, status: Iterable[str] = ()) -> list[Document]:
+    """The containers that mount a volume or, if `mountpoint` is given, what is at that place on the host.
+
+    `status` is that of `find`.
+    """
     return [
         container
-        for container in engine.get("list of containers", "/containers/json", params=params)
-        if container["State"] in ("running", "paused")
-        and any(mount.get("Name") == volume for mount in container.get("Mounts") or [])
+        for container in find(engine, status=status)
+        if any(
+            mount.get("Name") == volume or (mountpoint and f"{mount.get('Source')}/".startswith(f"{mountpoint}/"))
+            for mount in container.get("Mounts") or []
+        )
     ]
+
+
+def name_of(container: Document) -> str:
+    """What people call a container that `find` has listed."""
+    return str(container["Names"][0]).removeprefix("/") if container.get("Names") else str(container["Id"][:12])
 
 
 def inspect(engine: Engine, ref: str) -> Document | None:
@@ -87,18 +94,6 @@ def ran_out_of_memory(engine: Engine, container: str) -> bool:
     params = {"since": "1", "until": until, **filters(container=[container], event=["oom"])}
     with engine.stream(_named(container), "GET", "/events", params=params, silence=60) as answer:
         return any(line.strip() for line in answer.iter_lines())
-
-
-def users_of_volume(engine: Engine, volume: str, mountpoint: str) -> list[str]:
-    """The names of the containers, stopped ones too, that mount a volume, or what is at its place on the host."""
-    return sorted(
-        container["Names"][0].removeprefix("/") if container.get("Names") else container["Id"][:12]
-        for container in find(engine)
-        if any(
-            mount.get("Name") == volume or (mountpoint and f"{mount.get('Source')}/".startswith(f"{mountpoint}/"))
-            for mount in container.get("Mounts") or []
-        )
-    )
 
 
 def _named(container: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drkit.errors import DrkitError, UsageError, reason
-from drkit.storage.local.files import make_directories
+from drkit.host.private_file import STATE_HINT, open_lock
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_NOTE = 4096
@@ -36,16 +36,12 @@ class ContainerLocks:
         if not _CONTAINER_ID.fullmatch(container_id):
             raise UsageError(f"{container_id!a} is not the id of a container", hint="Give all 64 hex digits of it.")
         path = self._directory / container_id
-        try:
-            make_directories(self._directory.absolute())
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        descriptor = open_lock(path)
         try:
             try:
                 _hold(descriptor, container_id, purpose)
             except OSError as error:
-                raise _unwritable(path, error) from error
+                raise DrkitError(f"cannot write {path}: {reason(error)}", hint=STATE_HINT) from error
             yield
         finally:
             os.close(descriptor)
@@ -61,12 +57,6 @@ def _hold(descriptor: int, container_id: str, purpose: str) -> None:
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "purpose": purpose}).encode()[:_MAX_NOTE], 0)
-
-
-def _unwritable(path: Path, error: OSError) -> DrkitError:
-    return DrkitError(
-        f"cannot write {path}: {reason(error)}", hint="Run as root, or name a writable directory in DRKIT_STATE_DIR."
-    )
 
 
 def _holder(descriptor: int) -> str:

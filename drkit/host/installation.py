@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from drkit.errors import DrkitError, reason
-from drkit.host.private_file import replace
+from drkit.host.private_file import STATE_HINT, open_lock, replace
 from drkit.host.state import HostState
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.sealing import KEY_SIZE, SigningKey, random_bytes
 from drkit.repository.format.snapshot import Previous
 from drkit.repository.repository import Repository
-from drkit.storage.local.files import make_directories
-
-_CURE = "Run as root, or name a writable directory in DRKIT_STATE_DIR."
 
 
 @dataclass
@@ -137,7 +134,7 @@ class Installation:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DrkitError(f"cannot read {path}: {reason(error)}", hint=_CURE) from error
+            raise DrkitError(f"cannot read {path}: {reason(error)}", hint=STATE_HINT) from error
         except (ValueError, RecursionError) as error:
             raise self._damaged(path) from error
         if not isinstance(fields, dict):
@@ -151,19 +148,11 @@ class Installation:
         )
 
     def _write(self, path: Path, fields: Mapping[str, Any]) -> None:
-        try:
-            replace(path, json.dumps(fields, indent=1) + "\n")
-        except DrkitError as error:
-            raise DrkitError(error.message, hint=_CURE) from error
+        replace(path, json.dumps(fields, indent=1) + "\n")
 
     @contextmanager
     def _held(self, name: str) -> Iterator[None]:
-        path = self.directory / f"{name}.lock"
-        try:
-            make_directories(path.absolute().parent)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise DrkitError(f"cannot write {path}: {reason(error)}", hint=_CURE) from error
+        descriptor = open_lock(self.directory / f"{name}.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

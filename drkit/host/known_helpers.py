@@ -19,11 +19,10 @@ from pathlib import Path
 
 from drkit.errors import DrkitError, reason
 from drkit.events import LOGGED, Events
-from drkit.host.private_file import replace
+from drkit.host.private_file import open_lock, replace
 from drkit.host.throwaway import is_throwaway
 
 _IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
-_CURE = "Run as root, or name a writable directory in DRKIT_STATE_DIR."
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class KnownHelpers:
     def path(self, engine: str, arch: str) -> Path:
         return self._directory / f"{hashlib.sha256(f'{engine} {arch}'.encode()).hexdigest()[:16]}.json"
 
-    def last(self) -> bool:
+    def lasts(self) -> bool:
         """Whether what is noted here outlives the container that we may be in."""
         return not is_throwaway(self._directory)
 
@@ -84,19 +83,14 @@ class KnownHelpers:
 
     def note(self, known: KnownHelper) -> None:
         """Durable on return. Raises DrkitError where the directory cannot be written."""
-        try:
-            replace(self.path(known.engine, known.arch), json.dumps(asdict(known), indent=1) + "\n")
-        except DrkitError as error:
-            raise DrkitError(error.message, hint=_CURE) from error
+        replace(self.path(known.engine, known.arch), json.dumps(asdict(known), indent=1) + "\n")
 
     @contextmanager
     def building(self) -> Iterator[None]:
         """Let one process of this host at a time build a helper; waits. Where that cannot be arranged, each builds."""
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self._directory / "building.lock", flags, 0o600)
-        except OSError:
+            descriptor = open_lock(self._directory / "building.lock")
+        except DrkitError:
             yield  # `note` tells of it
             return
         try:

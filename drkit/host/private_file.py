@@ -12,6 +12,9 @@ from typing import BinaryIO
 from drkit.errors import DrkitError, UsageError, reason
 from drkit.storage.local.files import make_directories, opened_directory, publish
 
+STATE_HINT = "Run as root, or name a writable directory in DRKIT_STATE_DIR."
+"""What to do where something cannot be kept in the state directory."""
+
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -63,7 +66,10 @@ def write_new(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file with mode 0600 in place of any that exists. Readers see the old one or the new one, whole."""
+    """Write a file of the state directory, with mode 0600, in place of any that exists.
+
+    Readers see the old one or the new one, whole. Durable on return. Raises DrkitError.
+    """
     unfinished = f".{path.name}.{secrets.token_hex(4)}"
     try:
         make_directories(path.absolute().parent)
@@ -81,8 +87,20 @@ def replace(path: Path, text: str) -> None:
                 with suppress(FileNotFoundError):
                     os.unlink(unfinished, dir_fd=directory)
     except OSError as error:
-        raise _explained(path, error) from error
+        raise _explained(path, error, STATE_HINT) from error
 
 
-def _explained(path: Path, error: OSError) -> DrkitError:
-    return DrkitError(f"cannot write {path}: {reason(error)}", hint="Make its directory writable.")
+def open_lock(path: Path) -> int:
+    """Open a file of the state directory for `flock`, made where there is none; return its descriptor.
+
+    The caller closes it. Raises DrkitError.
+    """
+    try:
+        make_directories(path.absolute().parent)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _explained(path, error, STATE_HINT) from error
+
+
+def _explained(path: Path, error: OSError, hint: str = "Make its directory writable.") -> DrkitError:
+    return DrkitError(f"cannot write {path}: {reason(error)}", hint=hint)

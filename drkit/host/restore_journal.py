@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drkit.errors import DrkitError, reason
-from drkit.storage.local.files import make_directories, sync_directory
+from drkit.host.private_file import STATE_HINT, open_lock
+from drkit.storage.local.files import sync_directory
 
 _MAX_NOTE = 1 << 20
 
@@ -48,9 +49,8 @@ class RestoreJournal:
 
     def begin(self, volume: str, note: RestoreNote) -> None:
         """Note a restore, durably. Raises DrkitError for one that runs, and when the directory cannot be written."""
+        descriptor = open_lock(self._directory / volume)
         with self._explained("write", volume):
-            make_directories(self._directory.absolute())
-            descriptor = os.open(self._directory / volume, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 _hold(descriptor, volume)
                 os.ftruncate(descriptor, 0)
@@ -94,7 +94,7 @@ class RestoreJournal:
         except OSError as error:
             raise DrkitError(
                 f"cannot {action} {self._directory / volume}: {reason(error)}",
-                hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
+                hint=STATE_HINT,
             ) from error
 
 

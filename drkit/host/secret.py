@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drkit.errors import DrkitError, reason
 from drkit.events import LOGGED, Events
-from drkit.host.private_file import replace
+from drkit.host.private_file import STATE_HINT, replace
 from drkit.repository.format.digest import keyed_digest
 
 _SIZE = 32
@@ -47,7 +47,7 @@ class HostSecret:
         except (DrkitError, OSError, ValueError) as error:
             self._events.warn(
                 f"{error}: documents are stored again by every backup",
-                hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
+                hint=STATE_HINT,
             )
             return fresh
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from drkit.errors import DrkitError, IntegrityError
 from drkit.events import LOGGED, Events
-from drkit.host.private_file import replace
+from drkit.host.private_file import STATE_HINT, replace
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class SeenRepositories:
         except DrkitError as error:
             self._events.warn(
                 f"{error.message}: this host will not notice when another repository takes the place of {url}",
-                hint="Run as root, or name a writable directory in DRKIT_STATE_DIR.",
+                hint=STATE_HINT,
             )
 
 

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from drkit.host.mounts import Mount, parse_mounts
-
-_MOUNTINFO = Path("/proc/self/mountinfo")
+from drkit.storage.local.mounts import Mount, mount_of
 
 
 class Spot(NamedTuple):
@@ -34,11 +32,6 @@ class Spot(NamedTuple):
         return self.path[len(base) + 1 :] if self.path.startswith(base + b"/") else None
 
 
-def mounts_here() -> list[Mount]:
-    """The mounts that this process sees. Raises OSError where the kernel does not tell."""
-    return parse_mounts(_MOUNTINFO.read_bytes())
-
-
 def spot_of(path: Path, mounts: Sequence[Mount]) -> Spot | None:
     """Where a path leads now; a block device leads to the root of the file system on it. None where no mount tells."""
     resolved = Path(os.path.realpath(path))
@@ -49,11 +42,7 @@ def spot_of(path: Path, mounts: Sequence[Mount]) -> Spot | None:
             return Spot(status.st_rdev, b"/", "")
     except OSError:
         pass  # it is not there yet, or cannot be looked at: its mount tells all the same
-    best: Mount | None = None
-    for mount in mounts:
-        inside = mount.point == b"/" or real == mount.point or real.startswith(mount.point + b"/")
-        if inside and (best is None or len(mount.point) >= len(best.point)):  # the later of two hides the earlier
-            best = mount
+    best = mount_of(real, mounts)
     if best is None:
         return None
     rest = real[len(best.point.rstrip(b"/")) :]

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drkit.engine import volumes
-from drkit.errors import DrkitError, StorageUnavailable, UsageError
+from drkit.errors import StorageUnavailable, UsageError
 from drkit.events import Events
-from drkit.host.mounts import Mount
 from drkit.host.name import inside_container
-from drkit.host.spots import Spot, mounts_here, same_directory, spot_of
+from drkit.host.spots import Spot, same_directory, spot_of
 from drkit.operations.context import Context
 from drkit.pipeline.select import Patterns
 from drkit.policy import Policy
 from drkit.repository.format.kinds import Kind
 from drkit.settings import cache_directory, directory_from
 from drkit.storage import is_s3, local_path
-from drkit.storage.local.files import IN_MEMORY
+from drkit.storage.local.mounts import IN_MEMORY, Mount, mounts_here
 from drkit.targets.base import Planned
 
 _DATA = re.compile(r"(?:^|/)volumes/([^/]+)/_data(?:/(.*))?$", re.DOTALL)
@@ -137,9 +135,8 @@ def overlaps(context: Context, planned: Sequence[Planned]) -> Iterator[Overlap]:
         if target.name == exchange and not _covered(target.exclude, b"drkit-exchange-x"):
             directory = directory_from(context.environ, "DRKIT_EXCHANGE_DIR")
             yield Overlap(Ours("the exchange directory", directory or Path("/")), target.name, b"drkit-exchange-*")
-        places = list(_directories_of(context, target.name))
         for each in ours:
-            found = _compared(each, target.name, places, mounts)
+            found = _compared(each, target.name, target.places, mounts)
             if found is not None and not (found.below and _covered(target.exclude, found.below)):
                 yield found
 
@@ -179,18 +176,6 @@ def _directories(context: Context) -> Iterator[Ours]:
         yield Ours("the exchange directory", exchange)
 
 
-def _directories_of(context: Context, name: str) -> Iterator[Path]:
-    """The directories of this host that hold a volume's data, as the engine names them."""
-    try:
-        document = volumes.inspect(context.engine, name) or {}
-    except DrkitError:
-        return  # its capture fails for the same reason, and says so
-    options = document.get("Options") or {}
-    for path in (document.get("Mountpoint"), options.get("device") if document.get("Driver") == "local" else None):
-        if isinstance(path, str) and path.startswith("/"):
-            yield Path(path)
-
-
 def _compared(ours: Ours, name: str, places: Sequence[Path], mounts: Sequence[Mount]) -> Overlap | None:
     here = spot_of(ours.path, mounts)
     for place in places:
@@ -224,14 +209,12 @@ def _below_layout(here: Spot, mountpoint: Path) -> bytes | None:
     return (mine[2] or "").encode("utf-8", "surrogateescape") if str(mountpoint).endswith(root) else None
 
 
-def _covered(exclude: Iterable[str], below: bytes) -> bool:
+def _covered(exclude: Sequence[str], below: bytes) -> bool:
     """Whether a volume's patterns leave out a directory, given from its root, or everything in it."""
-    patterns = Patterns(tuple(exclude))
-    parts = below.split(b"/")
-    for depth in range(1, len(parts) + 1):
-        if patterns.match(b"/".join(parts[:depth]), directory=True):
-            return True
-    return patterns.match(below + b"/config", directory=False) and patterns.match(below + b"/packs", directory=True)
+    excludes = Patterns(exclude).excludes
+    if excludes(below, directory=True):
+        return True
+    return excludes(below + b"/config", directory=False) and excludes(below + b"/packs", directory=True)
 
 
 def _mounts() -> list[Mount]:

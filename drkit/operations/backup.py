@@ -5,6 +5,7 @@ This module loads little, so that the first helper container starts early; `back
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,11 +71,7 @@ def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
     unknown name, and what `require_apart` raises.
     """
     context.connect_ahead()
-    planned = plan_targets(context.required_policy, context.engine)
-    own = {target.name: why for target in planned if (why := _why_own(context, target))}
-    for name, why in own.items():
-        context.events.note(f"volume {name} is not backed up: {why}. Name it in the policy to back it up")
-    planned = choose([target for target in planned if target.name not in own or target.kind != Kind.VOLUME], names)
+    planned = choose(without_own(context, plan_targets(context.required_policy, context.engine)), names)
     require_apart(context, planned)
     for said in context.engine.unlisted:
         context.events.warn(
@@ -82,6 +79,31 @@ def plan_backup(context: Context, names: Sequence[str] = ()) -> list[Planned]:
             hint="Start that plugin, then run drkit backup again; docker plugin ls and docker info show what there is.",
         )
     return planned
+
+
+def without_own(context: Context, planned: Sequence[Planned]) -> list[Planned]:
+    """Leave out the volumes of drkit's own that only a pattern matches, with a note for each.
+
+    A pattern that matches nothing else is a target that fails, as one that matches nothing at all.
+    """
+    own = {target.name: why for target in planned if (why := _why_own(context, target))}
+    for name, why in own.items():
+        context.events.note(f"volume {name} is not backed up: {why}. Name it in the policy to back it up")
+    kept = [target for target in planned if target.kind != Kind.VOLUME or target.name not in own]
+    there = {target.name for target in kept if target.kind == Kind.VOLUME}
+    for pattern in [entry.match for entry in context.required_policy.protect.volumes if entry.match]:
+        left_out = fnmatch.filter(own, pattern)
+        if left_out and pattern not in there and not fnmatch.filter(there, pattern):
+            kept.append(
+                Planned(
+                    Kind.VOLUME,
+                    pattern,
+                    problem=f"no volume matches but drkit's own: {', '.join(left_out)}",
+                    hint="If such a copy is what is to be backed up from now on, name it in the policy.",
+                )
+            )
+            there.add(pattern)
+    return kept
 
 
 def _why_own(context: Context, target: Planned) -> str | None:

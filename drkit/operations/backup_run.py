@@ -16,7 +16,9 @@ from drkit.catalog.kept import still_kept
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.stored import helper_archive
 from drkit.errors import CaptureFailed, DrkitError, RepositoryError, about
+from drkit.events import Events
 from drkit.host.installation import Installation
+from drkit.host.seen import Found
 from drkit.host.series import Series
 from drkit.operations.context import Context, found_at
 from drkit.operations.losses import Losses
@@ -35,6 +37,7 @@ from drkit.repository.format.names import plain_text
 from drkit.repository.format.snapshot import SNAPSHOT_PREFIX, Documents, Snapshot, Target, format_time, stored_helper
 from drkit.repository.locks import renew_locks
 from drkit.repository.reader import ChunkReader
+from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from drkit.targets import KINDS
 from drkit.targets.base import Capturing, Planned, Ready
@@ -72,21 +75,11 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen
     seen.require_same(found, accepted=accept_repository)
     holders = require_recipients(context, repository, recipients)
     repository.storage.keep_reserve()
-    known = remembered(context, repository)
-    snapshots, damaged = readable_snapshots(repository)
-    repository.refuse_newer()
-    context.warn_of_damaged_records()
-    listed = [snapshot.id for snapshot in snapshots]
-    listed += [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
-    lost = [each for each in missing_in(repository, snapshots, known) if each.record.id not in listed]
-    for each in lost:
-        events.warn(
-            f"{each.key} is {each.problem}", hint="Find out who removed it, or whether the repository was set back."
-        )
-    seen.warn_if_set_back(found, [*listed, *(each.record.id for each in lost)])
+    snapshots, damaged = _readable(context, repository, found)
     compression = Compression(policy.repository.compression)
     salt = context.state.documents.salt(repository.id)
-    series = Series(Installation(context.state), repository, host, policy.name, events=events)
+    installation = Installation(context.state)
+    series = Series(installation, repository, host, policy.name, events=events)
     before = series.prepare(snapshots)
     record = Snapshot(
         ready.run_id,
@@ -105,30 +98,13 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen
         RunWriter(repository, ready.run_id, recipients, host=host, compression=compression) as writer,
         ChunkReader(repository) as reader,
     ):
-        if writer.unreadable_mark is not None:
-            events.warn(
-                f"{writer.unreadable_mark.message}: this run relies on nothing older, and stores everything again",
-                hint=writer.unreadable_mark.hint,
-            )
-        for error in writer.damage:
-            events.warn(error.message, hint=error.hint)
+        _warn_of_damage(writer, events)
         capturing = Capturing(
             context.engine, repository, reader, writer, ready, salt, context.now, events, context.state.restores
         )
-        installation = Installation(context.state)
         accepted = installation.series(repository, host, policy.name).accepted
-        unreadable = [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in damaged]
-        losses = Losses(before, installation.origin, accepted, unreadable, reader, events)
-        failures: dict[str, DrkitError] = {}
-        room = _ROOM
-        for planned in ready.targets:
-            previous = previous_target(before, planned.kind, planned.name)
-            target, failure = _capture(capturing, planned, previous, room)
-            losses.judge(target)
-            record.targets.append(target)
-            if failure is not None:
-                failures[target.title] = failure
-            room -= _size(target)
+        losses = Losses(before, installation.origin, accepted, damaged, reader, events)
+        failures = _capture_all(capturing, record, before, losses)
         if not chosen:
             record.targets += losses.gone(policy, context.engine, ready.targets)
         record.status = _status_of(record.targets)
@@ -139,15 +115,59 @@ def run(context: Context, ready: Ready, *, accept_repository: str | None, chosen
             record.documents = write_documents(writer, repository.meta.member, salt, documents)
             record.finished = format_time(context.now + timedelta(seconds=time.monotonic() - clock))
             series.commit(writer, record)
-            listed.append(record.id)
         context.warn_of_damage(told=writer.damage)
     for target in record.targets:
         if target.title in failures:  # with all that was said, for whoever looks at this run
             target.error = plain_text(failures[target.title].message)
-    seen.remember(found, listed, holders)
-    if record.status == Status.FAILED:
+    stored = [record] if record.status != Status.FAILED else []
+    seen.remember(found, [*(each.id for each in [*snapshots, *stored]), *damaged], holders)
+    if not stored:
         return Ran(record, 0, [], failures)
     return Ran(record, _renew_locks(context, record, [*snapshots, record]), losses.fresh, failures)
+
+
+def _readable(context: Context, repository: Repository, found: Found) -> tuple[list[Snapshot], list[str]]:
+    """Return the snapshots, oldest first, and the ids of those whose records are damaged. Warns of what is missing."""
+    known = remembered(context, repository)
+    snapshots, errors = readable_snapshots(repository)
+    repository.refuse_newer()
+    context.warn_of_damaged_records()
+    damaged = [error.object_name.removeprefix(SNAPSHOT_PREFIX) for error in errors]
+    listed = [*(snapshot.id for snapshot in snapshots), *damaged]
+    lost = [each for each in missing_in(repository, snapshots, known) if each.record.id not in listed]
+    for each in lost:
+        context.events.warn(
+            f"{each.key} is {each.problem}", hint="Find out who removed it, or whether the repository was set back."
+        )
+    context.state.seen.warn_if_set_back(found, [*listed, *(each.record.id for each in lost)])
+    return snapshots, damaged
+
+
+def _warn_of_damage(writer: RunWriter, events: Events) -> None:
+    if writer.unreadable_mark is not None:
+        events.warn(
+            f"{writer.unreadable_mark.message}: this run relies on nothing older, and stores everything again",
+            hint=writer.unreadable_mark.hint,
+        )
+    for error in writer.damage:
+        events.warn(error.message, hint=error.hint)
+
+
+def _capture_all(
+    capturing: Capturing, record: Snapshot, before: Sequence[Snapshot], losses: Losses
+) -> dict[str, DrkitError]:
+    """Capture the targets into the record. Returns the errors of those that failed, by title."""
+    failures: dict[str, DrkitError] = {}
+    room = _ROOM
+    for planned in capturing.ready.targets:
+        previous = previous_target(before, planned.kind, planned.name)
+        target, failure = _capture(capturing, planned, previous, room)
+        losses.judge(target)
+        record.targets.append(target)
+        if failure is not None:
+            failures[target.title] = failure
+        room -= _size(target)
+    return failures
 
 
 def _status_of(targets: Sequence[Target]) -> Status:

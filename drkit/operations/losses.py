@@ -125,7 +125,7 @@ class Losses:
         return [
             target
             for each in missing
-            if (target := self._unlisted(each, last, unlisted) or self._gone(each, last, answering)) is not None
+            if (target := self._unlisted(each, last, unlisted) or self._gone(engine, each, last, answering)) is not None
         ]
 
     def _unlisted(self, target: Target, last: Snapshot, patterns: Collection[str]) -> Target | None:
@@ -135,7 +135,7 @@ class Losses:
         why = f"it was in the last snapshot, {last.original}, and the engine could not list the volumes that there are"
         return Target(target.kind, target.name, Status.FAILED, why)
 
-    def _gone(self, target: Target, last: Snapshot, answering: Collection[str]) -> Target | None:
+    def _gone(self, engine: Engine, target: Target, last: Snapshot, answering: Collection[str]) -> Target | None:
         capture = captures_before(self.before, target.kind, target.name).last
         driver = str(capture.target.source.get("Driver") or "") if capture else ""
         if driver not in answering:
@@ -143,8 +143,8 @@ class Losses:
                 f"it was in the last snapshot, {last.original}, and the engine does not list it: its driver "
                 f"{driver or '(unknown)'} does not answer. If it was removed: drkit accept {target.name}"
             )
-        elif GONE in target.flags:
-            return None
+        elif GONE in target.flags or volumes.inspect(engine, target.name) is not None:
+            return None  # said before; or it is there, and known now to be drkit's own
         else:
             why = (
                 f"it was in the last snapshot, {last.original}, and the engine does not list it any more. If it was "

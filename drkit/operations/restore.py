@@ -11,6 +11,7 @@ from drkit.catalog.find import Scope, find_target
 from drkit.errors import DrkitError, PartialFailure
 from drkit.events import Warned
 from drkit.operations.context import Context
+from drkit.policy.references import parse_reference
 from drkit.repository.format.kinds import Kind
 from drkit.targets import KINDS
 from drkit.targets.base import Restored, RestoreOptions, RestorePlan, Restoring
@@ -37,11 +38,11 @@ class RestoreResult:
         if not self.restored.unresolved:
             return None
         target, missing = self.plan.target, self.restored.unresolved
-        others = [*target.source.get("tags", []), target.source.get("image_id", "")]
-        another = next(name for name in others if name not in missing)
+        pulled = next((name for name in missing if not parse_reference(name).is_id), None)
+        or_pull = f", or pull it where its registry answers: docker pull {pulled}" if pulled else ""
         return PartialFailure(
             f"{target.title} is restored and verified, but this engine cannot give it the name {', '.join(missing)}",
-            hint=f"Run it as {another}, or pull it where its registry answers: docker pull {missing[0]}.",
+            hint=f"Run it as {self.restored.known_as}{or_pull}.",
         )
 
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from drkit.engine.helper.launch import VOLUME_MOUNT
-from drkit.host.mounts import Mount
+from drkit.storage.local.mounts import Mount
 
 _ON_DISK = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs"})
-_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+"""Each mount of them holds files of its own, which are gone with it."""
 
 
 class Proof(IntEnum):
@@ -57,4 +58,4 @@ class FileSystems:
 def _proof(mount: Mount) -> Proof:
     if mount.type in _ON_DISK:
         return Proof.CONTENT
-    return Proof.HOLES_AND_LINKS if mount.type in _IN_MEMORY else Proof.NOTHING
+    return Proof.HOLES_AND_LINKS if mount.type in IN_MEMORY else Proof.NOTHING

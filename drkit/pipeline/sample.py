@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 from itertools import chain
@@ -32,6 +33,8 @@ _LARGEST = 4
 _SPARSE = 4
 _STAT_BLOCK = 512
 _FIRST_READ = 64 * 1024
+_ESCAPED = re.compile(rb"[\n\r\\]")
+"""What sha256sum writes in another way in a name."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -83,7 +86,7 @@ def choose_sample(scan: Scan, seed: int) -> Sample:
 
 def _is_listable(path: bytes) -> bool:
     """Whether the helper can be told a name in a line, and answers it as it is."""
-    return b"\n" not in path and b"\\" not in path
+    return not _ESCAPED.search(path)
 
 
 def _piece(path: bytes, size: int, rng: random.Random) -> Piece:
@@ -126,7 +129,7 @@ def _answer(process: HelperProcess, what: str) -> list[bytes]:
                 f"{what}: the helper ended before it had read its sample", hint="Run drkit helper probe."
             )
         said += buffer[:count]
-    return said.splitlines()
+    return said.removesuffix(b"\n").split(b"\n")
 
 
 def compare_sample(reader: ChunkReader, members: dict[bytes, Member], digests: dict[Piece, str], *, what: str) -> int:

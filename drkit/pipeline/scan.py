@@ -13,10 +13,10 @@ from typing import NamedTuple
 from drkit.engine.helper.launch import VOLUME_MOUNT
 from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
-from drkit.host.mounts import Mount, parse_mounts
 from drkit.pipeline.filesystems import FileSystems
 from drkit.pipeline.select import Patterns
 from drkit.repository.format.names import display_path
+from drkit.storage.local.mounts import Mount, parse_mounts
 
 _READ_SIZE = 1024 * 1024
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from drkit.errors import AccessDenied, DrkitError, ObjectExists, StorageUnavailable
 from drkit.storage.base import Storage, StoreInfo
-from drkit.storage.local.files import IN_MEMORY
+from drkit.storage.local.mounts import IN_MEMORY
 
 PROBE_PREFIX = "probe/"
 RACERS = 8

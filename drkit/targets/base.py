@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drkit.engine.client import Engine
@@ -39,6 +40,7 @@ class Planned:
     """A target as the policy and the engine name it.
 
     `problem`: why it cannot be captured at all. `said` is the part of that which another program said; see DrkitError.
+    `places`: the directories that hold its data, as the engine names them, which may be on another host.
     """
 
     kind: Kind
@@ -48,6 +50,7 @@ class Planned:
     problem: str | None = None
     hint: str | None = None
     said: str = ""
+    places: tuple[Path, ...] = ()
 
     @property
     def title(self) -> str:
@@ -177,9 +180,9 @@ class RestorePlan:
 class Restored:
     """What was restored and verified. `seconds` is the total, `phases` are the seconds of each phase.
 
-    `unresolved` are the names of it that lead to nothing, or to something else, on this engine. `helper` wrote and
-    verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write. `sample`: how many
-    `files` were also read plainly, and the `seed` that chose them.
+    `unresolved` are the names of it that lead to nothing, or to something else, on this engine; `known_as` leads to it.
+    `helper` wrote and verified it, where one was needed; `lost` is what the snapshot holds and the helper cannot write.
+    `sample`: how many `files` were also read plainly, and the `seed` that chose them.
     """
 
     name: str
@@ -188,6 +191,7 @@ class Restored:
     seconds: float
     phases: dict[str, float]
     unresolved: tuple[str, ...] = ()
+    known_as: str = ""
     helper: HelperImage | None = None
     lost: tuple[str, ...] = ()
     sample: dict[str, int] | None = None

@@ -10,9 +10,9 @@ from drkit.engine.client import Engine
 from drkit.engine.labels import LABEL_HELPER, LABEL_RESTORE
 from drkit.errors import DrkitError
 from drkit.host.restore_journal import RestoreJournal
+from drkit.pipeline.filesystems import IN_MEMORY
 from drkit.repository.format.snapshot import Target
 
-IN_MEMORY = ("tmpfs", "ramfs")
 _UNUSED = (
     "it is in memory, and no running container uses it: the engine gives every helper an empty one then. Back it up "
     "while it is used, or leave it out of the policy"
@@ -52,7 +52,7 @@ def _doubts_in_memory(engine: Engine, name: str, helper_image: str) -> Iterator[
     """As long as a container has it mounted, a helper gets the same mount (measured on Engine 20.10; paused counts)."""
     users = [
         container
-        for container in containers.find_users(engine, name)
+        for container in containers.find_users(engine, name, status=("running", "paused"))
         # Helpers bring no content. A label alone would not do: anybody can set one.
         if not (LABEL_HELPER in (container.get("Labels") or {}) and container.get("ImageID") == helper_image)
     ]

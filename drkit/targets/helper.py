@@ -78,7 +78,7 @@ def new_helper(engine: Engine, state: HostState, *, run_id: str = "build") -> He
     except DrkitError as error:
         engine.events.warn(f"{error.message}: every run builds the helper image again", hint=error.hint)
         return helper
-    if not state.helpers.last():
+    if not state.helpers.lasts():
         engine.events.note(
             f"{state.directory} does not outlive this container: the next one builds the helper image again; "
             "put DRKIT_STATE_DIR on a volume"
@@ -93,7 +93,7 @@ def _built_and_proven(engine: Engine, state: HostState, run_id: str) -> HelperIm
         partial(build_from_alpine, engine, run_id=run_id),
         partial(build_from_host, engine, run_id=run_id),
     ]
-    if not state.helpers.last():
+    if not state.helpers.lasts():
         ways.reverse()
     failed: DrkitError | None = None
     for build in ways:

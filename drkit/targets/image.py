@@ -181,9 +181,11 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
                 yield piece
 
         here = load_image(restoring.engine, image, archive())
-    unresolved = tuple(name for name in _asked_names(plan.target, image) if not _is(restoring.engine, name, here))
+    asked = _asked_names(plan.target, image)
+    unresolved = tuple(name for name in asked if not _is(restoring.engine, name, here))
+    known_as = next((name for name in asked if name not in unresolved), here)
     seconds = round(time.monotonic() - started, 3)
-    return Restored(plan.name, plan.files, size, seconds, {"load": seconds}, unresolved)
+    return Restored(plan.name, plan.files, size, seconds, {"load": seconds}, unresolved, known_as)
 
 
 def _asked_names(target: Target, image: ImageIdentity) -> list[str]:

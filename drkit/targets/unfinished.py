@@ -57,7 +57,7 @@ def remove_unfinished(
         return
     if not volumes.is_restored(there, note.restore_id):
         raise LeftAlone(f"volume {volume} is another one than the restore made", hint=_hint(volume))
-    users = containers.users_of_volume(engine, volume, str(there.get("Mountpoint") or ""))
+    users = sorted(map(containers.name_of, containers.find_users(engine, volume, str(there.get("Mountpoint") or ""))))
     if users:
         raise LeftAlone(
             f"volume {volume}: container {users[0]} mounts it",

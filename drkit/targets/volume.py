@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drkit.engine import containers, volumes
@@ -73,7 +74,16 @@ def _planned(engine: Engine, target: Planned) -> Planned:
         there = volumes.inspect(engine, target.name)
     except DrkitError as error:
         return target.failing(engine, error)
-    return target if there else replace(target, problem="there is no such volume", hint=_LIST)
+    if there is None:
+        return replace(target, problem="there is no such volume", hint=_LIST)
+    return replace(target, places=tuple(_places(there)))
+
+
+def _places(document: Mapping[str, Any]) -> Iterator[Path]:
+    options = document.get("Options") or {}
+    for path in (document.get("Mountpoint"), options.get("device") if document.get("Driver") == "local" else None):
+        if isinstance(path, str) and path.startswith("/"):
+            yield Path(path)
 
 
 def own_volume(engine: Engine, state: HostState, name: str) -> str | None:
@@ -91,7 +101,7 @@ def own_volume(engine: Engine, state: HostState, name: str) -> str | None:
     if (
         document is None
         or not volumes.is_restored(document, restore_id)
-        or containers.users_of_volume(engine, name, str(document.get("Mountpoint") or ""))
+        or containers.find_users(engine, name, str(document.get("Mountpoint") or ""))
     ):
         return None
     return "a copy that drkit restored here, and no container uses it"

@@ -42,7 +42,7 @@ def alpine_helper(
         api.tag("drkit-test/busybox:1", f"{address}/alpine", "3.22")
         patch.setattr(choice, "build_from_alpine", partial(build_from_alpine, base=base))
         host = HostState(state, events)
-        patch.setattr(host.helpers, "last", lambda: True)
+        patch.setattr(host.helpers, "lasts", lambda: True)
         helper = choice.ensure_helper(engine, host)
         history = [layer["Id"] for layer in api.history(helper.image_id)]
         assert offered.image_id in history

@@ -166,7 +166,7 @@ def test_a_helper_that_was_built_and_does_not_work_is_neither_kept_nor_noted(
         return Built(HelperImage(liar.image_id, "alpine", "1.34", engine.arch(), full=True), new=True)
 
     monkeypatch.setattr(choice, "build_from_alpine", alpine)
-    monkeypatch.setattr(type(state.helpers), "last", lambda self: True)
+    monkeypatch.setattr(type(state.helpers), "lasts", lambda self: True)
     helper = choice.ensure_helper(engine, state)
     assert helper.source == "host"
     assert liar.image_id not in everything(api)

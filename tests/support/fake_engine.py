@@ -51,7 +51,8 @@ class FakeEngine:
 
     def get(self, doing: str, path: str, **request: Any) -> Any:
         if path == "/containers/json":
-            return self.containers
+            states = json.loads(request["params"].get("filters", "{}")).get("status")
+            return [each for each in self.containers if not states or each["State"] in states]
         assert path == "/volumes"
         return {"Volumes": list(self.volumes.values()), "Warnings": self.listing_warnings}
 

@@ -25,16 +25,18 @@ def accept(
     The next backup tells the repository. Then what the target held before follows retention again.
     """
     done = accept_targets(run.context, target)
-    if run.json:
-        output.print_json(
-            {
-                "status": "ok",
-                "host": done.host,
-                "policy": done.policy,
-                "targets": [asdict(each) for each in done.targets],
-            }
-        )
-    elif run.talks:
-        for each in done.targets:
-            output.print_line(f"accepted {each.kind} {each.name} as it is in snapshot {each.snapshot} ({each.was})")
-        output.print_line("the next backup tells the repository; until then what was pinned stays")
+    named = ", ".join(f"{each.kind} {each.name}" for each in done.targets)
+    with run.reporting(f"accepted {named}"):
+        if run.json:
+            output.print_json(
+                {
+                    "status": "ok",
+                    "host": done.host,
+                    "policy": done.policy,
+                    "targets": [asdict(each) for each in done.targets],
+                }
+            )
+        elif run.talks:
+            for each in done.targets:
+                output.print_line(f"accepted {each.kind} {each.name} as it is in snapshot {each.snapshot} ({each.was})")
+            output.print_line("the next backup tells the repository; until then what was pinned stays")

@@ -41,7 +41,6 @@ from drkit.storage.base import (
 )
 from drkit.storage.local import reserve
 from drkit.storage.local.files import (
-    file_system_type,
     flock_excludes,
     is_temp_name,
     make_directories,
@@ -52,6 +51,7 @@ from drkit.storage.local.files import (
     temp_file,
     write_durably,
 )
+from drkit.storage.local.mounts import file_system_type
 
 _SHARED = re.compile(r"nfs4?|cifs|smb3|smbfs|9p|virtiofs|vboxsf|afs|coda|ceph|glusterfs|lustre|fuse(\..*)?")
 

@@ -190,20 +190,3 @@ def flock_excludes(directory: int) -> bool:
         finally:
             os.close(second)
     return False
-
-
-IN_MEMORY = frozenset({"tmpfs", "ramfs", "rootfs", "devtmpfs"})
-"""Types of file systems that the next start of the machine empties."""
-
-
-def file_system_type(path: Path) -> str | None:
-    """Return the type of the file system that holds a path, as the kernel names it: ext4, nfs4, fuse.sshfs."""
-    found, best = None, -1
-    target = os.fsencode(path.resolve())
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        before, _, after = line.partition(b" - ")
-        mount = before.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-        inside = mount == b"/" or target == mount or target.startswith(mount + b"/")
-        if inside and len(mount) >= best:  # of two mounts at one path the later one shows
-            found, best = os.fsdecode(after.split(b" ")[0]), len(mount)
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from drkit.catalog.find import Scope, find_snapshot, find_target
 from drkit.errors import DrkitError, IntegrityError, RetentionRefused, StorageUnavailable, UsageError
 from drkit.host import series as series_module
 from drkit.host.installation import Installation
-from drkit.host.throwaway import _is_on_root_or_tmpfs
+from drkit.host.throwaway import _is_on_root_or_in_memory
 from drkit.operations import host as host_operations
 from drkit.operations.prune import prune
 from drkit.repository.commit.records import get_payload
@@ -26,6 +27,7 @@ from drkit.repository.prune.prune import Options
 from drkit.storage import Storage
 from drkit.storage.base import Data
 from drkit.storage.forwarding import ForwardingStorage
+from drkit.storage.local.mounts import parse_mounts
 from tests.support.dropping_storage import Dropping
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.machines import Machine, Site
@@ -533,18 +535,16 @@ def test_a_state_directory_that_a_container_throws_away_is_refused(site: Site, w
     assert len(lines_of(site.snapshots())) == 2
 
 
-def test_where_a_directory_is(tmp_path: Path) -> None:
+def test_where_a_directory_is() -> None:
     """Of the root file system, of one in memory, or of a volume."""
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text("")
-    assert _is_on_root_or_tmpfs(Path("/not/there/yet"), mounts)
+    assert _is_on_root_or_in_memory(Path("/not/there/yet"), list)
     memory = Path("/dev/shm/not/there")
     device = Path("/dev/shm").stat().st_dev
     assert device != Path("/").stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for kind, thrown_away in (("tmpfs", True), ("ext4", False)):
-        mounts.write_text(f"1 0 0:1 / / rw - overlay overlay rw\n36 35 {number} / /dev/shm rw shared:1 - {kind} x rw\n")
-        assert _is_on_root_or_tmpfs(memory, mounts) is thrown_away
+        text = f"1 0 0:1 / / rw - overlay overlay rw\n36 35 {number} / /dev/shm rw shared:1 - {kind} x rw\n"
+        assert _is_on_root_or_in_memory(memory, partial(parse_mounts, text.encode())) is thrown_away
 
 
 # --- whoever holds the meta key ---------------------------------------------------------------------------------------

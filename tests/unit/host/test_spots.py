@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drkit.host.mounts import Mount
-from drkit.host.spots import Spot, mounts_here, same_directory, spot_of
+from drkit.host.spots import Spot, same_directory, spot_of
+from drkit.storage.local.mounts import Mount, mounts_here
 
 
 def mount(point: str, root: str = "/", device: int = 1, kind: str = "ext4") -> Mount:

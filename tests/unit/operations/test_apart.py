@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import UsageError
-from drkit.host.mounts import Mount
 from drkit.operations import apart
-from drkit.operations.apart import Ours, _compared, _covered, overlaps, overlaps_of_policy
+from drkit.operations.apart import Ours, Overlap, _compared, _covered, overlaps, overlaps_of_policy
 from drkit.operations.context import Context
 from drkit.policy import Policy, parse_policy
 from drkit.repository.format.kinds import Kind
+from drkit.storage.local.mounts import Mount
+from drkit.targets import plan_targets
 from drkit.targets.base import Planned
 from tests.support.fake_engine import FakeEngine
 from tests.support.repositories import NOW
@@ -99,26 +100,41 @@ def context_of(engine: FakeEngine, url: Path, state: Path) -> Context:
     return context
 
 
+def found_in(context: Context) -> list[Overlap]:
+    return list(overlaps(context, plan_targets(context.required_policy, context.engine)))
+
+
 def test_of_an_engine_elsewhere_nothing_is_said(tmp_path: Path) -> None:
     """Its directories are another host's, though they are called the same."""
     engine = FakeEngine(NOW)
     engine.volumes["shop_data"] = {"Name": "shop_data", "Driver": "local", "Mountpoint": str(tmp_path)}
-    planned = [Planned(Kind.VOLUME, "shop_data")]
     context = context_of(engine, tmp_path / "drkit", tmp_path.parent / "state")
-    [found] = overlaps(context, planned)
+    [found] = found_in(context)
     assert "shop_data" in found.error.message
     engine.is_local = False
-    assert not list(overlaps(context, planned))
+    assert not found_in(context)
 
 
 def test_a_volume_that_fails_anyway_and_one_without_directories(tmp_path: Path) -> None:
     engine = FakeEngine(NOW)
-    engine.volumes["shop_data"] = {"Name": "shop_data", "Driver": "vendor/nas", "Mountpoint": "", "Options": None}
     context = context_of(engine, tmp_path / "drkit", tmp_path / "state")
-    assert not list(overlaps(context, [Planned(Kind.VOLUME, "shop_data"), Planned(Kind.VOLUME, "gone")]))
-    assert not list(overlaps(context, [Planned(Kind.VOLUME, "shop_data", problem="no such volume")]))
+    assert not found_in(context)
+    engine.volumes["shop_data"] = {"Name": "shop_data", "Driver": "vendor/nas", "Mountpoint": "", "Options": None}
+    assert not found_in(context)
     engine.volumes["shop_data"] |= {"Driver": "local", "Options": {"type": "nfs", "device": ":/export", "o": "addr=x"}}
-    assert not list(overlaps(context, [Planned(Kind.VOLUME, "shop_data")]))
+    assert not found_in(context)
+    engine.volumes["shop_data"] |= {"Options": {"o": "bind", "device": str(tmp_path)}}
+    assert found_in(context)
+    assert not list(overlaps(context, [Planned(Kind.VOLUME, "shop_data", problem="it is sick", places=(tmp_path,))]))
+
+
+def test_what_the_plan_knows_of_a_volume_is_not_asked_again(tmp_path: Path) -> None:
+    engine = FakeEngine(NOW)
+    engine.volumes["shop_data"] = {"Name": "shop_data", "Driver": "local", "Mountpoint": str(tmp_path)}
+    context = context_of(engine, tmp_path / "drkit", tmp_path / "state")
+    planned = plan_targets(context.required_policy, context.engine)
+    engine.volumes.clear()
+    assert [each.volume for each in overlaps(context, planned)] == ["shop_data"] * 2
 
 
 def test_without_a_list_of_mounts_the_inodes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +142,7 @@ def test_without_a_list_of_mounts_the_inodes_tell(tmp_path: Path, monkeypatch: p
     (tmp_path / "link").symlink_to(tmp_path)
     engine = FakeEngine(NOW)
     engine.volumes["shop_data"] = {"Name": "shop_data", "Driver": "local", "Mountpoint": str(tmp_path)}
-    context = context_of(engine, tmp_path / "link" / "a" / "drkit", tmp_path.parent / "state")
-    [found] = overlaps(context, [Planned(Kind.VOLUME, "shop_data")])
+    [found] = found_in(context_of(engine, tmp_path / "link" / "a" / "drkit", tmp_path.parent / "state"))
     with pytest.raises(UsageError, match=r"lies in the volume shop_data") as caught:
         raise found.error
     assert "exclude: ['/a/drkit/']" in (caught.value.hint or "")

@@ -27,7 +27,7 @@ from drkit.errors import DrkitError, RetentionRefused, UsageError
 from drkit.events import Collected
 from drkit.host.restore_journal import RestoreNote
 from drkit.operations.accept import accept
-from drkit.operations.backup import BackupResult
+from drkit.operations.backup import BackupResult, without_own
 from drkit.operations.backup_run import run
 from drkit.operations.context import Context
 from drkit.operations.copy import copy_into
@@ -115,7 +115,7 @@ class Nights:
             engine = cast("Engine", self.engine)
             self.engine.now = context.now
             context.__dict__["engine"] = engine
-            planned = choose(plan_targets(context.required_policy, engine), names)
+            planned = choose(without_own(context, plan_targets(context.required_policy, engine)), names)
             standby = cast("Any", SimpleNamespace(take=self.engine.take))
             ready = Ready(new_run_id(context.now, os.urandom(4)), planned, HELPER, standby)
             ran = run(context, ready, accept_repository=None, chosen=bool(names))
@@ -524,6 +524,42 @@ def test_a_pattern_that_matched_nothing_is_not_a_volume_that_is_gone(pattern: Ni
     pattern.entries = [{"match": "media*"}, {"match": "later_*"}]
     assert code(pattern.backup()) == 3
     pattern.volume("later_one", 3)
+    pattern.good()
+
+
+def restored_copy(host: Nights, name: str) -> None:
+    """A copy that this host restored, which a container uses."""
+    host.volume(name, 5, Labels={LABEL_RESTORE: "0011223344556677"})
+    with host.context() as context:
+        context.state.copies.note(name, "0011223344556677")
+    host.engine.containers = [{"Id": "1" * 64, "Names": ["/app"], "State": "running", "Mounts": [{"Name": name}]}]
+
+
+def test_a_copy_that_nobody_uses_any_more_is_not_gone(pattern: Nights) -> None:
+    restored_copy(pattern, "media-copy")
+    pattern.good()
+    pattern.engine.containers = []
+    result = pattern.backup()
+    assert code(result) == 0, result.errors
+    assert "media-copy" not in {target.name for target in result.snapshot.targets}
+    pattern.good()
+    hide(pattern, "media-copy")
+    pattern.good()
+
+
+def test_a_pattern_that_matches_nothing_but_copies_fails(pattern: Nights) -> None:
+    """What they are copies of is lost, and an empty snapshot is not a good one."""
+    pattern.good()
+    restored_copy(pattern, "media-copy")
+    pattern.engine.containers = []
+    hide(pattern, "media")
+    hide(pattern, "media_nas")
+    for _ in range(2):
+        result = pattern.backup()
+        assert code(result) == 15
+        assert "volume media*: no volume matches but drkit's own: media-copy" in str(result.error)
+    pattern.entries = [{"match": "media*"}, {"name": "media-copy"}]
+    assert code(pattern.backup()) == 3, "which tells of the two that are gone"
     pattern.good()
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from drkit.host.mounts import Mount
 from drkit.pipeline.reuse import READ, REUSE, ReusePlan, plan_reuse, read_everything, reused_members
 from drkit.pipeline.scan import Scan
 from drkit.repository.format.tree import EXTENT, Member
+from drkit.storage.local.mounts import Mount
 from tests.support.host_tar import scan_directory
 
 CHUNK = 1000

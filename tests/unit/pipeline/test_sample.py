@@ -99,6 +99,16 @@ def test_of_few_files_all_are_read(tmp_path: Path) -> None:
     assert {piece.path for piece in choose_sample(scan_directory(tmp_path), 1).whole} == {b"%d" % n for n in range(48)}
 
 
+@pytest.mark.parametrize("name", ["Icon\r", "a\rb", "a\r\nb", "a\\b", "a\nb", "\x0b\x0c\x1c\x85"])
+def test_a_name_that_the_helper_would_not_answer_as_it_is(tmp_path: Path, name: str) -> None:
+    """sha256sum escapes some of them."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / name).write_bytes(b"x")
+    (tmp_path / "root" / "other").write_bytes(b"y")
+    with ExitStack() as stack:
+        assert Restored(tmp_path / "root", stack).compare(1) >= 1
+
+
 def test_nothing_to_choose_from(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert list(choose_sample(scan_directory(tmp_path), 1).pieces()) == []

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from drkit.errors import CaptureFailed, UsageError
-from drkit.host.mounts import Mount
 from drkit.pipeline.scan import Scan, read_scan
 from drkit.pipeline.select import Patterns
 from drkit.pipeline.selection import select_members, selected_members
 from drkit.pipeline.stream import ReadInto, iterator_readinto
 from drkit.repository.format.tree import Member
+from drkit.storage.local.mounts import Mount
 from tests.support.host_tar import scan_directory, scan_output
 from tests.support.torture import make_torture_tree
 from tests.support.treecompare import scan_tree

@@ -19,7 +19,7 @@ from drkit.repository.repository import Repository
 from drkit.repository.writer import RunWriter
 from drkit.storage import ObjectInfo, open_storage
 from drkit.storage.base import MAX_OBJECT, Data, StoreInfo
-from drkit.storage.local.files import file_system_type
+from drkit.storage.local.mounts import file_system_type
 from drkit.storage.probe import Capabilities, probe_storage
 from tests.support.memory_storage import MemoryStorage
 from tests.support.pruning import ALL, FastClock

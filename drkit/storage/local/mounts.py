@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+IN_MEMORY = frozenset({"tmpfs", "ramfs", "rootfs", "devtmpfs"})
+"""Types of file systems that the next start of the machine empties."""
+
+_MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 class Mount(NamedTuple):
@@ -17,12 +24,33 @@ class Mount(NamedTuple):
     source: bytes
 
 
+def mounts_here() -> list[Mount]:
+    """The mounts that this process sees. Raises OSError where the kernel does not tell."""
+    return parse_mounts(_MOUNTINFO.read_bytes())
+
+
+def mount_of(path: bytes, mounts: Sequence[Mount]) -> Mount | None:
+    """The innermost mount on the way to a path without links; None where none tells."""
+    best: Mount | None = None
+    for mount in mounts:
+        inside = mount.point == b"/" or path == mount.point or path.startswith(mount.point + b"/")
+        if inside and (best is None or len(mount.point) >= len(best.point)):  # the later of two hides the earlier
+            best = mount
+    return best
+
+
+def file_system_type(path: Path) -> str | None:
+    """Return the type of the file system that holds a path, as the kernel names it: ext4, nfs4, fuse.sshfs."""
+    mount = mount_of(os.fsencode(path.resolve()), mounts_here())
+    return mount.type if mount is not None else None
+
+
 def parse_mounts(text: bytes) -> list[Mount]:
     """Return the mounts in the order of the list: of several at one point, the last hides the others.
 
     Raises ValueError for a line that does not tell a mount.
     """
-    return [_mount(line) for line in text.splitlines() if line]
+    return [_mount(line) for line in text.split(b"\n") if line]  # the kernel escapes no other line end
 
 
 def _mount(line: bytes) -> Mount:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drkit.host.mounts import Mount, parse_mounts
+from drkit.storage.local.mounts import Mount, mounts_here, parse_mounts
 
 
 def test_what_the_kernel_lists() -> None:
@@ -25,8 +25,15 @@ def test_what_the_kernel_lists() -> None:
     assert parse_mounts(b"") == []
 
 
+def test_a_carriage_return_in_a_name_ends_no_line() -> None:
+    """The kernel writes it as it is."""
+    assert parse_mounts(b"36 35 0:51 / /a\rb rw - ext4 /dev/x\ry rw\n") == [
+        Mount(os.makedev(0, 51), b"/", b"/a\rb", "ext4", b"/dev/x\ry")
+    ]
+
+
 def test_the_list_of_this_process() -> None:
-    mounts = parse_mounts(Path("/proc/self/mountinfo").read_bytes())
+    mounts = mounts_here()
     root = next(mount for mount in reversed(mounts) if mount.point == b"/")
     assert root.device == Path("/").stat().st_dev
     told = subprocess.run(["stat", "-f", "-c", "%T", "/proc"], capture_output=True, check=True).stdout.decode().strip()
