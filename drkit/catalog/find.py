@@ -83,7 +83,7 @@ def find_target(
         target = snapshot.target(kind, name)
         return scope.admits(snapshot) and target is not None and target.status == Status.OK
 
-    snapshot = _latest(snapshots, holds, f"a snapshot that holds {kind} {name} as ok", damaged)
+    snapshot = _latest(snapshots, holds, f"a snapshot with a complete {kind} {name}", damaged)
     target = _restorable(snapshot, kind, name)
     _warn_of_others(events, [each for each in snapshots if scope.admits(each)], snapshot, target)
     return snapshot, target
@@ -121,7 +121,7 @@ def find_tree(
     if reference != LATEST:
         snapshot = by_id(snapshots, reference, damaged)
     else:
-        what = f"a snapshot that holds {kind} {name} as ok"
+        what = f"a snapshot with a complete {kind} {name}"
         snapshot = _latest(snapshots, lambda each: scope.admits(each) and _holds(each, kind, name), what, damaged)
     tree = _tree(snapshot, kind, name)
     if tree is None:

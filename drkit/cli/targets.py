@@ -21,7 +21,7 @@ def named_target(verb: str, volume: str | None, image: str | None) -> tuple[Kind
     """Return the one target that was named. Raises UsageError for none, and for two."""
     named = [(kind, name) for kind, name in ((Kind.VOLUME, volume), (Kind.IMAGE, image)) if name is not None]
     if len(named) != 1:
-        raise UsageError(f"{verb} needs a volume or an image", hint="Give --volume NAME or --image REF.")
+        raise UsageError(f"{verb} needs one volume or one image", hint="Give either --volume NAME or --image REF.")
     return named[0]
 
 

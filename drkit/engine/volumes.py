@@ -181,5 +181,5 @@ def _on_this_engine(engine: Engine, plan: VolumePlan) -> VolumePlan:
 def _exists(name: str) -> DrkitError:
     return DrkitError(
         f"volume {name} exists, and a restore never writes into an existing volume",
-        hint=f"Restore beside it: --to-volume {name}-restored; or remove it: docker volume rm {name}.",
+        hint=f"Restore beside it: --to-volume {name}-restored; or, if it is not needed: docker volume rm {name}.",
     )

@@ -109,7 +109,10 @@ def _failed(check: str, error: DrkitError) -> Finding:
 def _keys(access: Access) -> Iterator[Finding]:
     for path in access.secret_files():
         problem = _unreadable(path) or key_file_problem(path)
-        if problem:
+        if problem and not path.exists():
+            hint = "Put it there. Where there is no repository yet, drkit init makes an identity."
+            yield _warning("keys", problem, hint)
+        elif problem:
             yield _warning("keys", problem, f"Make it private and readable to drkit: chmod 600 {path}.")
         else:
             yield _ok("keys", f"{path} is private")

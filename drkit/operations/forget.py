@@ -110,7 +110,7 @@ def _refuse(snapshots: list[Snapshot], chosen: list[str], broken: set[str]) -> N
     for (host, _, _, kind, name), run_id in newest.items():
         if run_id in chosen:
             raise RetentionRefused(
-                f"snapshot {run_id} is the newest that holds {kind} {name} of host {host} as ok", hint=hint
+                f"snapshot {run_id} is the newest that holds {kind} {name} of host {host} completely", hint=hint
             )
     for line in lines:
         for shrunk in standing(line.snapshots):

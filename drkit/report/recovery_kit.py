@@ -236,10 +236,12 @@ def _escrow(kit: Kit) -> Section:
 
 def _by_hand(kit: Kit) -> Section:
     if kit.program:  # then python3 is that of /opt/drkit, which has all that is needed
-        text = [f"{DIRECTORY}/FORMAT.md describes the repository, and this program writes any backup as a tar:"]
+        text = [
+            f"This writes a backup as a tar, or lists all without SNAPSHOT TARGET ({DIRECTORY}/FORMAT.md says how):"
+        ]
         by_hand, pyrage = f"{DIRECTORY}/{BY_HAND}", "with Python as installed above"
     else:
-        text = ["drkit's FORMAT.md describes the repository, and has a program that writes any backup as a tar:"]
+        text = ["drkit's FORMAT.md has a program that writes a backup as a tar; without SNAPSHOT TARGET it lists:"]
         by_hand, pyrage = BY_HAND, "with Python and pip install pyrage"
     text.append(f"python3 {by_hand} REPOSITORY identity.txt SNAPSHOT TARGET > target.tar")
     if not kit.has_line:

@@ -13,7 +13,7 @@ from drkit.literal import not_literal
 from drkit.storage.s3.settings import S3Settings, parse_s3_url
 
 _HINT = "Give the path of a directory, or a URL like s3://bucket/prefix."
-_LITERAL_HINT = "Write it in full; characters that a name really has, percent-encoded, as in file:///srv/%24data."
+_LITERAL_HINT = "Write it in full. A name that really has such characters is percent-encoded: file:///srv/%24data."
 _FILE_HINT = "Write it like file:///var/backups/drkit."
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -71,7 +71,7 @@ def remove_unfinished(
 
 
 def _hint(volume: str) -> str:
-    return f"See what it holds: docker volume inspect {volume}. If nothing is needed: docker volume rm {volume}."
+    return f"docker volume inspect {volume} shows where its files are. If none is needed: docker volume rm {volume}."
 
 
 def _what_else(

@@ -219,8 +219,8 @@ def plan_restore(restoring: Restoring, snapshot: Snapshot, target: Target, optio
         )
     if unfinished is not None:
         notes.append(
-            f"an earlier restore into {name} was interrupted: what it wrote is removed, unless something else was "
-            "written there since, and the restore starts again"
+            f"an earlier restore into {name} was interrupted: if nothing else was written there since, what it wrote "
+            "is removed, and the restore starts again"
         )
     return RestorePlan(snapshot, target, options, name, files, details, tuple(notes), selection)
 
