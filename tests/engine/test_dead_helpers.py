@@ -28,11 +28,10 @@ KILLED = """
 import os, signal
 from drkit.engine import containers
 from drkit.engine.client import Engine
-from drkit.engine.helper.build import build_from_host
 from drkit.engine.helper.launch import run_helper
 containers.start = lambda engine, container: os.kill(os.getpid(), signal.SIGKILL)
 with Engine.connect() as engine:
-    run_helper(engine, build_from_host(engine).helper.image_id, "exit 0", run_id="killed", **{options})
+    run_helper(engine, {image_id!r}, "exit 0", run_id="killed", **{options})
 """
 
 
@@ -64,9 +63,13 @@ def volume(api: docker.APIClient, unique_name: str) -> Iterator[str]:
     api.remove_volume(unique_name)
 
 
-def die(volume: str, transport: str) -> None:
+def die(helper: HelperImage, volume: str, transport: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(options={"volume": volume, "transport": transport})],
+        [
+            sys.executable,
+            "-c",
+            KILLED.format(image_id=helper.image_id, options={"volume": volume, "transport": transport}),
+        ],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
@@ -83,7 +86,7 @@ def created(api: docker.APIClient) -> list[str]:
 def test_the_next_run_removes_what_a_killed_one_never_started(
     engine: Engine, helper: HelperImage, api: docker.APIClient, volume: str
 ) -> None:
-    die(volume, "fifo")
+    die(helper, volume, "fifo")
     assert len(created(api)) == 1
     with pytest.raises(docker.errors.APIError, match="in use"):
         api.remove_volume(volume)
@@ -97,7 +100,7 @@ def test_one_without_a_directory_goes_when_it_is_old(
     engine: Engine, helper: HelperImage, api: docker.APIClient, volume: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that another host created in a remote engine, and one from before a reboot."""
-    die(volume, "attach")
+    die(helper, volume, "attach")
     for seconds, left in ((600.0, 1), (-5.0, 0)):
         monkeypatch.setattr(launch, "_STARTED_BY_THEN", seconds)
         engine.dead_helpers_removed = False
@@ -149,7 +152,7 @@ def test_what_only_looks_like_one_stays(
 def test_one_that_cannot_be_removed_stops_nobody(
     engine: Engine, helper: HelperImage, api: docker.APIClient, volume: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    die(volume, "fifo")
+    die(helper, volume, "fifo")
 
     def refuse(engine: Engine, container: str) -> bool:
         raise launch.EngineError(f"container {container}: driver failed to remove root filesystem")
