@@ -50,11 +50,10 @@ def plan_reuse(
     """Merge-join scan and previous tree, both in bytewise path order.
 
     A member is taken over if it was settled when it was read and its `stat` is the same now, where that proves equal
-    content. Hard links to one file are
-    taken over together or not at all: tar stores the content with whichever comes first. Small members whose chunk is
-    less than half live are read again: otherwise files that change one by one would keep every chunk they once shared.
-    `chunk_size` returns the size of a chunk that may be referred to, None for any other; members in one of those are
-    read again.
+    content. Hard links to one file are taken over together or not at all: tar stores the content with whichever comes
+    first. Small members whose chunk is less than half live are read again: otherwise files that change one by one would
+    keep every chunk they once shared. `chunk_size` returns the size of a chunk that may be referred to, None for any
+    other; members in one of those are read again.
     """
     plan = read_everything(scan)
     groups: defaultdict[tuple[bytes, bytes], list[tuple[int, Member | None]]] = defaultdict(list)

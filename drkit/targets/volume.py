@@ -31,8 +31,10 @@ from drkit.targets.helper import helper_for_restore
 
 if TYPE_CHECKING:
     from drkit.host.state import HostState
+    from drkit.pipeline.extract import Restore
     from drkit.pipeline.selection import Selection
     from drkit.repository.format.snapshot import Snapshot, Target
+    from drkit.repository.reader import ChunkReader
 
 DOCUMENT = "volume.json"
 _STATE = ("Mountpoint", "Status", "UsageData")
@@ -244,7 +246,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
     A volume that turns out to hold something is left as it is.
     """
     # Deferred: see base.py.
-    from drkit.pipeline.extract import NotEmpty, Restore, extracted, verifier
+    from drkit.pipeline.extract import NotEmpty, extracted, verifier
     from drkit.repository.holders.custody import require_identity
     from drkit.repository.reader import ChunkReader
 
@@ -260,22 +262,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
         _remove_earlier(restoring, helper, plan, unfinished)
     started = time.monotonic()
     with ChunkReader(repository) as reader:
-        trusted_xattrs = plan.target.trusted_xattrs and helper.privileged
-        process: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": trusted_xattrs}
-        work = Restore(
-            f"volume {plan.name}",
-            partial(start_extract, engine, helper, plan.name, **process),
-            partial(start_capture, engine, helper, plan.name, held=True, sampled=True, **process),
-            partial(start_capture, engine, helper, plan.name, held=True, **process),
-            helper.full,
-            seed,
-            reader,
-            repository.meta.member,
-            plan.target,
-            plan.selection,
-            restoring.events,
-            trusted_xattrs=trusted_xattrs,
-        )
+        work = _work(restoring, plan, helper, reader, restore_id, seed)
         journaled = RestoreNote(
             restore_id, helper.image_id, plan.snapshot.id, plan.target.name, tuple(plan.options.paths)
         )
@@ -306,7 +293,7 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
         _note_copy(restoring, plan.name, restore_id)
     ended = time.monotonic()
     phases = {"extract": round(written - started, 3), "verify": round(ended - written, 3)}
-    lost = (TRUSTED_NOT_WRITTEN,) if plan.target.trusted_xattrs and not trusted_xattrs else ()
+    lost = (TRUSTED_NOT_WRITTEN,) if plan.target.trusted_xattrs and not work.trusted_xattrs else ()
     return Restored(
         plan.name,
         verified.members,
@@ -316,6 +303,31 @@ def restore(restoring: Restoring, plan: RestorePlan) -> Restored:
         helper=helper,
         lost=lost,
         sample={"seed": seed, "files": verified.sampled},
+    )
+
+
+def _work(
+    restoring: Restoring, plan: RestorePlan, helper: HelperImage, reader: ChunkReader, restore_id: str, seed: int
+) -> Restore:
+    # Deferred: see base.py.
+    from drkit.pipeline.extract import Restore
+
+    trusted_xattrs = plan.target.trusted_xattrs and helper.privileged
+    asked: dict[str, Any] = {"run_id": restore_id, "trusted_xattrs": trusted_xattrs}
+    capture = partial(start_capture, restoring.engine, helper, plan.name, held=True, **asked)
+    return Restore(
+        what=f"volume {plan.name}",
+        start_extract=partial(start_extract, restoring.engine, helper, plan.name, **asked),
+        start_sampled=partial(capture, sampled=True),
+        start_capture=capture,
+        full=helper.full,
+        seed=seed,
+        reader=reader,
+        member_key=restoring.repository.meta.member,
+        target=plan.target,
+        selection=plan.selection,
+        events=restoring.events,
+        trusted_xattrs=trusted_xattrs,
     )
 
 

@@ -20,7 +20,7 @@ from drkit.host.state import HostState
 from drkit.targets import helper as choice
 from tests.support.events import RecordedEvents
 from tests.support.lab import Lab, fill
-from tests.support.registry_of_image import registry
+from tests.support.registry import image_of_engine, registry
 from tests.support.torture import ACCESS_ACL, MIB, make_torture_tree, named_acl
 from tests.support.treecompare import compare_trees, describe, scan_tree
 
@@ -33,13 +33,13 @@ def alpine_helper(
     state = tmp_path_factory.mktemp("alpine") / "state"
     events = RecordedEvents()
     with (
-        registry(api, stock_alpine_image) as (address, offered),
+        registry(image_of_engine(api, stock_alpine_image)) as offered,
         Engine.connect(engine_url, events) as engine,
         pytest.MonkeyPatch.context() as patch,
     ):
-        base = f"{address}/alpine:3.22"
+        base = f"{offered.address}/alpine:3.22"
         # Another image under the name, as an archive could have brought it: the registry's digest decides.
-        api.tag("drkit-test/busybox:1", f"{address}/alpine", "3.22")
+        api.tag("drkit-test/busybox:1", f"{offered.address}/alpine", "3.22")
         patch.setattr(choice, "build_from_alpine", partial(build_from_alpine, base=base))
         host = HostState(state, events)
         patch.setattr(host.helpers, "lasts", lambda: True)

@@ -113,11 +113,11 @@ def test_a_tag_that_somebody_moves_does_not_matter(lab: Lab, busybox_image: str)
 
 
 def test_a_stock_image_is_named_and_not_the_beginning_of_an_id(lab: Lab, stock_alpine_image: str) -> None:
-    """A reference without a tag of that name would be taken for an id by the engine."""
+    """The engine would take it for one. It is asked for the name that the reference means, which no registry has."""
     volume = lab.volume("data", FILES)
     short = lab.api.inspect_image(stock_alpine_image)["Id"].removeprefix("sha256:")[:10]
     lab.init(volume, helper={"image": short})
-    assert f"helper image {short}: the engine has no image of that name" in lab.fails(1, "backup")
+    assert f"drkit: pull of image {short}: " in lab.fails(1, "backup")
     assert lab.snapshots() == []
     lab.write_policy(volume, helper={"image": stock_alpine_image})
     lab.backup()

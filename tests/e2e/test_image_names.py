@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.engine_proxy import Answer, EngineProxy, Request
 from tests.support.lab import Lab
-from tests.support.registry import registry
+from tests.support.registry import image_of_files, registry
 
 
 def image_id(lab: Lab, reference: str) -> str:
@@ -72,7 +72,7 @@ def test_an_image_by_its_whole_id_comes_back_under_it(lab: Lab, prefix: str) -> 
 
 def test_a_pulled_image_with_tag_and_digest(lab: Lab) -> None:
     """The tag comes back; Engine 20.10 takes no digest from an archive, and the result says so."""
-    with registry({"file": lab.name.encode()}) as served:
+    with registry(image_of_files({"file": lab.name.encode()})) as served:
         pinned = f"{served.name}:1.4@{served.digest}"
         lab.api.pull(served.name, tag=served.digest)
     whole = image_id(lab, pinned)
@@ -97,7 +97,7 @@ def test_a_pulled_image_with_tag_and_digest(lab: Lab) -> None:
 
 def test_a_digest_decides_where_its_tag_has_moved_on(lab: Lab) -> None:
     other = lab.image("other", {"file": b"other"})
-    with registry({"file": lab.name.encode()}) as served:
+    with registry(image_of_files({"file": lab.name.encode()})) as served:
         lab.api.pull(served.name, tag=served.digest)
     pinned = f"{served.name}:1.4@{served.digest}"
     whole = image_id(lab, pinned)
@@ -115,7 +115,7 @@ def test_a_digest_decides_where_its_tag_has_moved_on(lab: Lab) -> None:
 
 
 def test_a_digest_of_another_repository_is_not_taken_for_the_one_asked_for(lab: Lab) -> None:
-    with registry({"file": lab.name.encode()}) as served:
+    with registry(image_of_files({"file": lab.name.encode()})) as served:
         lab.api.pull(served.name, tag=served.digest)
     lab.init(images=[f"elsewhere.example.com/shop/api@{served.digest}"])
     try:
