@@ -15,6 +15,8 @@ from drkit.host.mounts import Mount
 
 _ON_DISK = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs"})
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+PASSING = _IN_MEMORY | {"overlay", "nsfs", "proc", "sysfs", "devtmpfs", "cgroup", "cgroup2", "mqueue", "devpts"}
+"""What containers, programs and the kernel mount and take away: none of these is a disk that should be there."""
 
 
 class Proof(IntEnum):
