@@ -130,9 +130,14 @@ def loss(target: Target, before: Before, *, origin: str, size: Callable[[Target]
 
 
 def is_elsewhere(one: FileSystem | None, other: FileSystem | None) -> bool:
-    """Whether two captured directories are not the same. What is not known of both tells nothing."""
+    """Whether two captured directories are not the same, or `one` lacks what was mounted below the `other`.
+
+    What is not known of both tells nothing. What the patterns leave out by now is not missing.
+    """
     if one is None or other is None:
         return False
+    if not {*other.below} <= {*one.below, *one.excluded}:
+        return True
     pairs = ((one.type, other.type), (one.place, other.place), (one.root, other.root))
     return any(here and there and here != there for here, there in pairs)
 

@@ -8,7 +8,12 @@ import sys
 from contextlib import suppress
 from types import FrameType
 
-_STOPPING = {signal.SIGHUP: "hung up", signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_STOPPING = {
+    signal.SIGHUP: "hung up",
+    signal.SIGINT: "interrupted",
+    signal.SIGQUIT: "told to quit",
+    signal.SIGTERM: "terminated",
+}
 _IMPORT_SECONDS = 0.02
 
 

@@ -49,6 +49,16 @@ def spot_of(path: Path, mounts: Sequence[Mount]) -> Spot | None:
     return Spot(best.device, (best.root.rstrip(b"/") + rest) or b"/", best.type)
 
 
+def backing_file(device: int) -> Path | None:
+    """The file that a loop device shows as a disk; None for any other device, and for a file that was removed."""
+    place = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/loop/backing_file")
+    try:
+        file = Path(os.fsdecode(place.read_bytes().removesuffix(b"\n")))
+    except OSError:
+        return None
+    return file if file.exists() else None
+
+
 def same_directory(path: Path, others: Sequence[Path]) -> tuple[Path, bytes] | None:
     """The first of `others` that is `path` or above it, by device and inode, and the path from there; None if none is.
 

@@ -7,6 +7,7 @@ on this host: of one that is reached over the network nothing is said.
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from drkit.errors import StorageUnavailable, UsageError
 from drkit.events import Events
 from drkit.host.name import inside_container
-from drkit.host.spots import Spot, same_directory, spot_of
+from drkit.host.spots import Spot, backing_file, same_directory, spot_of
 from drkit.operations.context import Context
 from drkit.pipeline.select import Patterns
 from drkit.policy import Policy
@@ -32,11 +33,15 @@ REPOSITORY = "the repository"
 
 @dataclass(frozen=True)
 class Ours:
-    """A directory that drkit writes into. `holds_all`: it may not contain a volume either, as a repository may not."""
+    """A directory that drkit writes into, or the disk image, a `file`, that has it.
+
+    `holds_all`: it may not contain a volume either, as a repository may not.
+    """
 
     what: str
     path: Path
     holds_all: bool = False
+    file: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,11 @@ class Overlap:
                 f"{where} is the directory of the volume {self.volume}, which the policy protects",
                 hint=f"Keep {self.ours.what} somewhere else, best on another disk.",
             )
-        inside = self.below.decode("utf-8", "backslashreplace")
+        inside = self.below.decode("utf-8", "backslashreplace") + ("" if self.ours.file else "/")
         return UsageError(
             f"{where} lies in the volume {self.volume}, which the policy protects: each backup would capture the ones "
             "before it",
-            hint=f"Keep {self.ours.what} somewhere else, best on another disk; or set exclude: ['/{inside}/'] for "
+            hint=f"Keep {self.ours.what} somewhere else, best on another disk; or set exclude: ['/{inside}'] for "
             f"{self.volume}.",
         )
 
@@ -130,14 +135,14 @@ def overlaps(context: Context, planned: Sequence[Planned]) -> Iterator[Overlap]:
         return
     mounts = _mounts()
     exchange = context.environ.get("DRKIT_EXCHANGE_VOLUME", "")
-    ours = list(_directories(context))
+    ours = [each for directory in _directories(context) for each in (directory, *_images(directory, mounts))]
     for target in targets:
         if target.name == exchange and not _covered(target.exclude, b"drkit-exchange-x"):
             directory = directory_from(context.environ, "DRKIT_EXCHANGE_DIR")
             yield Overlap(Ours("the exchange directory", directory or Path("/")), target.name, b"drkit-exchange-*")
         for each in ours:
             found = _compared(each, target.name, target.places, mounts)
-            if found is not None and not (found.below and _covered(target.exclude, found.below)):
+            if found is not None and not (found.below and _covered(target.exclude, found.below, file=each.file)):
                 yield found
 
 
@@ -176,6 +181,14 @@ def _directories(context: Context) -> Iterator[Ours]:
         yield Ours("the exchange directory", exchange)
 
 
+def _images(ours: Ours, mounts: Sequence[Mount]) -> Iterator[Ours]:
+    """The disk images that a directory of ours lies in, where they are mounted here: to capture one captures ours."""
+    spot = spot_of(ours.path, mounts)
+    while spot is not None and (image := backing_file(spot.device)) is not None:
+        yield Ours(f"the disk image of {ours.what}", image, file=True)
+        spot = spot_of(image, mounts)
+
+
 def _compared(ours: Ours, name: str, places: Sequence[Path], mounts: Sequence[Mount]) -> Overlap | None:
     here = spot_of(ours.path, mounts)
     for place in places:
@@ -191,8 +204,23 @@ def _compared(ours: Ours, name: str, places: Sequence[Path], mounts: Sequence[Mo
             return Overlap(ours, name, None)
     if (same := same_directory(ours.path, places)) is not None:
         return Overlap(ours, name, same[1])
+    if here is not None and (through := _through_mounts(here, places, mounts)) is not None:
+        return Overlap(ours, name, through)
     if ours.holds_all and any(same_directory(place, [ours.path]) for place in places if place.exists()):
         return Overlap(ours, name, None)
+    return None
+
+
+def _through_mounts(here: Spot, places: Sequence[Path], mounts: Sequence[Mount]) -> bytes | None:
+    """The path from a volume's root, by way of something mounted below it, which a helper reads as part of it."""
+    for place in places:
+        head = os.fsencode(os.path.realpath(place)).rstrip(b"/") + b"/"
+        for mount in mounts:
+            if not mount.point.startswith(head):
+                continue
+            below = here.below(Spot(mount.device, mount.root, mount.type))
+            if below is not None:
+                return b"/".join(filter(None, (mount.point.removeprefix(head), below)))
     return None
 
 
@@ -209,11 +237,13 @@ def _below_layout(here: Spot, mountpoint: Path) -> bytes | None:
     return (mine[2] or "").encode("utf-8", "surrogateescape") if str(mountpoint).endswith(root) else None
 
 
-def _covered(exclude: Sequence[str], below: bytes) -> bool:
-    """Whether a volume's patterns leave out a directory, given from its root, or everything in it."""
+def _covered(exclude: Sequence[str], below: bytes, *, file: bool = False) -> bool:
+    """Whether a volume's patterns leave out a directory or `file`, given from its root, or everything in it."""
     excludes = Patterns(exclude).excludes
-    if excludes(below, directory=True):
+    if excludes(below, directory=not file):
         return True
+    if file:
+        return False
     return excludes(below + b"/config", directory=False) and excludes(below + b"/packs", directory=True)
 
 

@@ -63,8 +63,9 @@ class Losses:
             return
         if lost.moved:
             target.make_partial(
-                f"it lies on another file system, or in another directory, than the last good capture, and holds less: "
-                f"{lost}. Look whether its disk is mounted. If this is right: drkit accept {target.name}"
+                "it lies on another file system, or in another directory, than the last good capture, or lacks what "
+                f"was mounted below it then, and holds less: {lost}. Look whether its disk is mounted. If this is "
+                f"right: drkit accept {target.name}"
             )
             return
         target.flags.append(SHRUNK)

@@ -21,8 +21,9 @@ from drkit.pipeline.stream import ReadInto
 from drkit.pipeline.tar_capture import Again, Capture, Flaws, Scanned, read_planned, require_end
 from drkit.repository.format.digest import keyed_digest
 from drkit.repository.format.names import display_path
-from drkit.repository.format.snapshot import FileSystem, NameList, Target, tree_chunk_ids
+from drkit.repository.format.snapshot import NAMES_KEPT, FileSystem, NameList, Target, tree_chunk_ids
 from drkit.repository.format.tree import TreeWriter, encode_member
+from drkit.storage.local.mounts import Mount
 
 FILE_LOSS = "where inode numbers prove nothing, a stock helper keeps one of the files that share a number"
 LINK_LOSS = "hard links where the file system's inode numbers prove nothing: each name is a file of its own"
@@ -98,7 +99,7 @@ def capture_directory(
         with ExitStack() as stack:
             process = stack.enter_context(start())
             scan = scanned(process.readinto)
-            target.filesystem = _file_system(scan, capture.salt)
+            target.filesystem = _file_system(scan, capture.salt, exclude)
             if not (helper.full and previous and _same_capture(previous, target) and _has_tree(capture, previous)):
                 previous = None
             plan = read_everything(scan)
@@ -124,13 +125,20 @@ def capture_directory(
         tree.finish()
 
 
-def _file_system(scan: Scan, salt: bytes) -> FileSystem | None:
-    """Return where the scanned directory lies; None where the helper could not tell."""
+def _file_system(scan: Scan, salt: bytes, exclude: Patterns) -> FileSystem | None:
+    """Return where the scanned directory lies, and what is mounted below it; None where the helper could not tell."""
     mount = scan.mount
     if mount is None:
         return None
-    place = keyed_digest(salt, mount.source + b"\0" + mount.root).hex()
-    return FileSystem(mount.type, place, scan.root_inode)
+    found = FileSystem(mount.type, _place(mount, salt), scan.root_inode)
+    for path, each in list(scan.mounts_below.items())[:NAMES_KEPT]:
+        digests = found.excluded if scan.is_excluded(exclude, path, directory=True) else found.below
+        digests.append(_place(each, salt, path + b"\0"))
+    return found
+
+
+def _place(mount: Mount, salt: bytes, prefix: bytes = b"") -> str:
+    return keyed_digest(salt, prefix + mount.source + b"\0" + mount.root).hex()
 
 
 def capture_stream(capture: Capture, readinto: ReadInto) -> set[bytes]:

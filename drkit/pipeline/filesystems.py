@@ -16,6 +16,8 @@ from drkit.storage.local.mounts import Mount
 _ON_DISK = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs"})
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 """Each mount of them holds files of its own, which are gone with it."""
+PASSING = IN_MEMORY | {"overlay", "nsfs", "proc", "sysfs", "devtmpfs", "cgroup", "cgroup2", "mqueue", "devpts"}
+"""What containers, programs and the kernel mount and take away: none of these is a disk that should be there."""
 
 
 class Proof(IntEnum):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from drkit.engine.helper.launch import VOLUME_MOUNT
 from drkit.engine.helper.reading import RECORD_END, STOCK_RECORD_END
 from drkit.errors import CaptureFailed
-from drkit.pipeline.filesystems import FileSystems
+from drkit.pipeline.filesystems import PASSING, FileSystems
 from drkit.pipeline.select import Patterns
 from drkit.repository.format.names import display_path
 from drkit.storage.local.mounts import Mount, parse_mounts
@@ -50,6 +50,13 @@ class Scan:
     def mount(self) -> Mount | None:
         """The mount of the directory itself; None where the helper could not tell."""
         return next((mount for mount in reversed(self.mounts) if mount.point == VOLUME_MOUNT.encode()), None)
+
+    @property
+    def mounts_below(self) -> dict[bytes, Mount]:
+        """What is mounted below the directory, by its path there, in order. Not what comes and goes with programs."""
+        head = f"{VOLUME_MOUNT}/".encode()
+        below = {mount.point.removeprefix(head): mount for mount in self.mounts if mount.point.startswith(head)}
+        return {path: mount for path, mount in sorted(below.items()) if mount.type not in PASSING}
 
     @cached_property
     def file_systems(self) -> FileSystems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -76,6 +77,39 @@ def test_a_repository_in_a_volume_however_it_is_named(lab: Lab) -> None:
         part = stack.enter_context(mounted("--bind", volume.files / "back ups", lab.directory / "part"))
         refused(lab, volume, part / "drkit")
         refused(lab, volume, stack.enter_context(mounted("--bind", place, lab.directory / "itself")))
+
+
+def test_a_repository_in_what_is_mounted_below_a_volume(lab: Lab) -> None:
+    volume = lab.volume("data", {"file": b"content"})
+    outside = lab.directory / "outside"
+    place = moved(lab, volume, outside / "deep" / "drkit")
+    with mounted("--bind", outside, volume.files / "sub"):
+        refused(lab, volume, place)
+        assert "exclude: ['/sub/deep/drkit/']" in lab.fails(2, "backup")
+        policy_with(lab, {"name": volume.name, "exclude": ["/sub/"]}, place)
+        lab.json("backup")
+    with mounted("--bind", place, volume.files / "sub"):
+        refused(lab, volume, place)
+    policy_with(lab, volume, place)
+    lab.json("backup")
+
+
+def test_a_repository_in_a_disk_image_in_a_volume(lab: Lab) -> None:
+    volume = lab.volume("data", {"file": b"content"})
+    image = volume.files / "disk.img"
+    image.touch()
+    os.truncate(image, 32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    with mounted("-o", "loop", image, lab.directory / "disk") as disk:
+        place = moved(lab, volume, disk / "drkit")
+        policy_with(lab, volume, place)
+        said = lab.fails(2, "backup")
+        assert f"the disk image of the repository {image} lies in the volume {volume.name}" in said
+        assert "exclude: ['/disk.img']" in said
+        policy_with(lab, {"name": volume.name, "exclude": ["/disk.img/"]}, place)  # which is no directory
+        assert volume.name in lab.fails(2, "backup")
+        policy_with(lab, {"name": volume.name, "exclude": ["/disk.img"]}, place)
+        lab.json("backup")
 
 
 def test_an_excluded_repository_is_apart(lab: Lab) -> None:

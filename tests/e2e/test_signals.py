@@ -89,7 +89,7 @@ def test_an_ignored_sighup_stays_ignored(module_lab: Lab, large: Volume) -> None
     assert '"verified": true' in result.stdout
 
 
-@pytest.mark.parametrize("then", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("then", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_second_signal_does_not_disturb_the_undoing(module_lab: Lab, large: Volume, then: signal.Signals) -> None:
     lab, new = module_lab, module_lab.forget_later(f"{module_lab.name}-twice")
     process = lab.start(*restore(large, new), "-p", lab.policy, "--json")

@@ -255,7 +255,14 @@ _texts = partial(a_list, a_text)
 _NAME_LIST: dict[str, Check] = {"count": a_count, "names": lambda value: a_list(a_text, value)[:NAMES_KEPT]}
 _PREVIOUS: dict[str, Check] = {"id": a_run_id, "sequence": a_count}
 _DOCUMENTS: dict[str, Check] = {"tree": a_tree}
-_FILESYSTEM: dict[str, Check] = {"type": a_name, "place": or_empty(partial(hex_bytes, 32)), "root": a_count}
+_digests = partial(a_list, partial(hex_bytes, 32))
+_FILESYSTEM: dict[str, Check] = {
+    "type": a_name,
+    "place": or_empty(partial(hex_bytes, 32)),
+    "root": a_count,
+    "below": _digests,
+    "excluded": _digests,
+}
 _COPY: dict[str, Check] = {"id": a_run_id, "via": partial(a_list, a_run_id)}
 _ABOUT: dict[str, Check] = {"signature": _signature, "copy": _copy}
 _TARGET: dict[str, Check] = {

@@ -59,6 +59,10 @@ class FileSystem:
     """A salted digest of its source and of the directory of it that is mounted, in hex: neither can be guessed."""
     root: int = 0
     """The inode of the directory."""
+    below: list[str] = field(default_factory=list)
+    """Salted digests, in hex, of what was mounted below the directory: where, and the same as for `place`."""
+    excluded: list[str] = field(default_factory=list)
+    """The same of what was mounted in a directory that the patterns leave out."""
 
 
 @dataclass

@@ -36,12 +36,15 @@ from drkit.operations.host import adopt
 from drkit.operations.prune import prune_repository
 from drkit.operations.scope import scope_of
 from drkit.operations.snapshots import snapshots
+from drkit.pipeline import capture
+from drkit.pipeline.scan import Scan
 from drkit.policy import load_policy
 from drkit.repository.format.kinds import Kind, Status
 from drkit.repository.format.names import new_run_id
 from drkit.repository.format.snapshot import Target
 from drkit.repository.mirror.mirror import open_mirror
 from drkit.repository.prune.prune import Options
+from drkit.storage.local.mounts import Mount
 from drkit.targets import choose, plan_targets
 from drkit.targets.base import Ready
 from tests.support.fake_engine import HELPER, FakeEngine
@@ -206,6 +209,57 @@ def test_one_file_less_on_another_disk_is_partial(host: Nights) -> None:
     host.good()
     host.another_disk("media", 299)
     assert only(host.backup()).status == Status.PARTIAL
+
+
+class BelowMounts:
+    """What the host's find tells of `media`, with disks mounted below it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.mounts: list[Mount] = []
+        read = capture.read_scan
+
+        def read_scan(*arguments: Any, **options: Any) -> Scan:
+            scan = read(*arguments, **options)
+            here = Mount(1, b"/media", b"/volume", "ext4", b"/dev/sda1")
+            return dataclasses.replace(scan, mounts=[here, *self.mounts])
+
+        monkeypatch.setattr(capture, "read_scan", read_scan)
+
+
+@pytest.mark.parametrize("then", [None, Mount(3, b"/", b"/volume/db", "ext4", b"/dev/sdc1")])
+def test_a_disk_below_the_volume_that_is_not_mounted_makes_it_partial(
+    host: Nights, monkeypatch: pytest.MonkeyPatch, then: Mount | None
+) -> None:
+    below = BelowMounts(monkeypatch)
+    disk = Mount(2, b"/", b"/volume/db", "ext4", b"/dev/sdb1")
+    below.mounts = [disk, Mount(9, b"/", b"/volume/run", "tmpfs", b"tmpfs")]
+    full = host.good()
+    host.empty("media", keep=299)
+    below.mounts = [disk]  # what is in memory comes and goes
+    full = host.good()
+    host.empty("media", keep=200)  # less than half of it was on that disk
+    below.mounts = [then] if then else []
+    for _ in range(2):
+        result = host.backup()
+        assert (code(result), only(result).status) == (3, "partial")
+        assert "lacks what was mounted below it" in (only(result).error or "")
+        assert full in host.prune()
+    assert find_target(host.site.open(), "latest", "volume", "media")[0].id == full
+    host.accept("media")
+    host.backup()
+    host.good()
+
+
+def test_a_disk_below_the_volume_that_is_excluded_is_not_missing(host: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = BelowMounts(monkeypatch)
+    below.mounts = [Mount(2, b"/", b"/volume/db", "ext4", b"/dev/sdb1")]
+    host.good()
+    host.entries = [{"name": "media", "exclude": ["/db/"]}]
+    host.empty("media", keep=299)
+    host.good()
+    host.empty("media", keep=298)
+    below.mounts = []
+    host.good()
 
 
 def test_a_volume_made_anew_on_purpose_is_accepted(host: Nights) -> None:
@@ -380,7 +434,7 @@ def test_a_host_that_has_taken_a_series_over_compares_no_file_systems(host: Nigh
 
 
 def test_without_a_file_system_in_the_record_only_a_loss_of_half_tells(host: Nights, monkeypatch: Any) -> None:
-    monkeypatch.setattr("drkit.pipeline.capture._file_system", lambda scan, salt: None)
+    monkeypatch.setattr("drkit.pipeline.capture._file_system", lambda scan, salt, exclude: None)
     host.good()
     host.another_disk("media", 299)
     host.good()
