@@ -144,7 +144,7 @@ class Losses:
                 f"it was in the last snapshot, {last.original}, and the engine does not list it: its driver "
                 f"{driver or '(unknown)'} does not answer. If it was removed: drkit accept {target.name}"
             )
-        elif GONE in target.flags or volumes.inspect(engine, target.name) is not None:
+        elif GONE in target.flags or _is_there(engine, target.name):
             return None  # said before; or it is there, and known now to be drkit's own
         else:
             why = (
@@ -152,3 +152,10 @@ class Losses:
                 "removed on purpose, there is nothing to do: this is said once"
             )
         return Target(target.kind, target.name, Status.FAILED, why, flags=[GONE])
+
+
+def _is_there(engine: Engine, name: str) -> bool:
+    try:
+        return volumes.inspect(engine, name) is not None
+    except DrkitError:
+        return False  # what was captured is stored all the same, and says that the engine does not list it

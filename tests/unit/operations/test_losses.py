@@ -601,6 +601,23 @@ def test_a_copy_that_nobody_uses_any_more_is_not_gone(pattern: Nights) -> None:
     pattern.good()
 
 
+def test_an_engine_that_fails_over_what_is_gone_costs_no_backup(pattern: Nights, monkeypatch: Any) -> None:
+    pattern.good()
+    hide(pattern, "media_nas")
+    look_up = pattern.engine.look_up
+
+    def sick(doing: str, path: str) -> Any:
+        if path.endswith("/media_nas"):
+            raise EngineError("volume media_nas: it is sick", status=500)
+        return look_up(doing, path)
+
+    monkeypatch.setattr(pattern.engine, "look_up", sick)
+    result = pattern.backup()
+    assert (code(result), result.snapshot.status) == (3, "partial")
+    assert "the engine does not list it any more" in str(result.error)
+    assert result.snapshot.id in {each.id for each in pattern.site.snapshots()}
+
+
 def test_a_pattern_that_matches_nothing_but_copies_fails(pattern: Nights) -> None:
     """What they are copies of is lost, and an empty snapshot is not a good one."""
     pattern.good()
