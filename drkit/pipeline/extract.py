@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from drkit.engine.helper.messages import classify_tar_stderr
 from drkit.engine.helper.process import HelperExit, HelperProcess
-from drkit.errors import DrkitError, IntegrityError
+from drkit.engine.helper.reading import Reading
+from drkit.errors import DrkitError, IntegrityError, counted
 from drkit.events import Events
 from drkit.pipeline.describe import Description, describe, differences, without_trusted_xattrs
 from drkit.pipeline.listing import requested
@@ -32,6 +33,8 @@ from drkit.repository.reader import ChunkReader
 from drkit.repository.tree_search import TreeSearch
 
 _MISMATCHES_NAMED = 20
+_HEADERS_DIFFER = 64 * 1024
+"""Bytes by which a member may be larger for another map of holes, other paths and the like."""
 
 
 class _Unpaired(IntegrityError):
@@ -247,17 +250,25 @@ def _check_end(restore: Restore, process: HelperProcess, stream: MemberStream) -
 
 
 def _compare_meaning(restore: Restore, items: list[Selected]) -> None:
-    """Compare what members mean whose bytes differ. Raises IntegrityError for those that really differ."""
+    """Compare what members mean whose bytes differ. Raises IntegrityError for those that really differ.
+
+    Holes that were filled are no difference, but a warning: the files take more space than they did.
+    """
     wrong: list[str] = []
+    filled: list[int] = []
     with begun(restore.start_capture()) as process:
         scan = restore.scan(process)
-        with requested(process, (item.path for item in items), reading_back(scan)) as readinto:
+        reading = reading_back(scan)
+        with requested(process, (item.path for item in items), reading) as readinto:
             stream = MemberStream(readinto, restore.member_key, split=True)
             for found, item in _paired(restore, stream, items):
                 recorded = _described(restore, item.member)._replace(path=item.path, leader=item.leader)
                 fields = differences(recorded, describe(found))
                 if fields:
                     wrong.append(f"{display_path(item.path)} ({', '.join(fields)})")
+                grown = found.frame.end - found.frame.start - item.member.raw_size
+                if reading == Reading.HOLES_TOLD and grown > _HEADERS_DIFFER:
+                    filled.append(grown)
         _check_end(restore, process, stream)
     if wrong:
         named = "; ".join(wrong[:_MISMATCHES_NAMED])
@@ -265,6 +276,11 @@ def _compare_meaning(restore: Restore, items: list[Selected]) -> None:
             f"{restore.what}: {len(wrong)} restored files differ from the snapshot: {named}",
             hint="Run drkit verify, then run the restore again.",
             object_name=wrong[0],
+        )
+    if filled:
+        restore.events.warn(
+            f"{restore.what}: {counted(len(filled), 'file')} came back with holes filled, and takes "
+            f"{sum(filled) >> 20} MiB more on the disk than in the snapshot; the content is the same",
         )
 
 
