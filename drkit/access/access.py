@@ -102,6 +102,10 @@ def overruled(policy: Policy | None, url: str | None, environ: Mapping[str, str]
     fd, file = environ.get("DRKIT_IDENTITY_FD"), environ.get("DRKIT_IDENTITY_FILE")
     if fd and file:
         yield f"DRKIT_IDENTITY_FD is used, not DRKIT_IDENTITY_FILE ({file})"
+    if not is_s3(named) and not (policy and policy.mirror and is_s3(policy.mirror.url)):
+        for variable, value in _of_s3(environ).values():
+            if value is not None:
+                yield f"{variable} ({value}) is not used: the repository {named} is a directory"
     if policy is None:
         return
     ours = policy.repository

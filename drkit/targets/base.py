@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drkit.engine.client import Engine
+from drkit.engine.helper.fifos import exchange_place
 from drkit.engine.helper.image import HelperImage
 from drkit.engine.helper.process import HelperProcess
 from drkit.engine.helper.reading import start_capture
@@ -87,6 +88,8 @@ def made_ready(
     Without a helper all volumes fail; that is raised where nothing else is to be captured.
     """
     volumes = {target.name: target for target in targets if target.kind == Kind.VOLUME and not target.problem}
+    if volumes:
+        exchange_place()  # a wrong setting is to end the run, and not to fail one target after the other
     try:
         helper = ensure_helper(engine, state, policy.helper.image, run_id=run_id) if volumes else None
     except DrkitError as error:

@@ -40,7 +40,7 @@ class Fifos:
     """One such directory. It exists until `remove`, or until a later drkit finds that this process has died."""
 
     def __init__(self) -> None:
-        self._volume, bases = _place()
+        self._volume, bases = exchange_place()
         self._root, self._hold = _create_held(bases)
         try:
             self.directory = self._root / "x"
@@ -85,8 +85,11 @@ class Fifos:
         os.close(self._hold)
 
 
-def _place() -> tuple[str, list[Path]]:
-    """Return the volume, if one is set, and the directories below which ours may be, the best first."""
+def exchange_place() -> tuple[str, list[Path]]:
+    """Return the volume, if one is set, and the directories below which ours may be, the best first.
+
+    Raises UsageError for settings that name no place.
+    """
     volume = os.environ.get("DRKIT_EXCHANGE_VOLUME", "")
     configured = directory_from(os.environ, "DRKIT_EXCHANGE_DIR")
     if bool(volume) != bool(configured):
@@ -165,7 +168,7 @@ class Orphan:
 @contextmanager
 def orphans() -> Iterator[dict[str, Orphan]]:
     """Yield what killed processes of this user left on this host, by name; it goes when the block ends well."""
-    volume, bases = _place()
+    volume, bases = exchange_place()
     with ExitStack() as held:
         found = {}
         for root in [root for base in bases for root in base.glob(_PREFIX + "*")]:

@@ -271,3 +271,12 @@ def test_a_place_in_the_environment_is_not_taken_literally(place: str, tmp_path:
         repository_access(None, environ={"DRKIT_REPOSITORY": place})
     with pytest.raises(UsageError):
         repository_access(parse_policy(POLICY, tmp_path / "p.yaml"), environ={"DRKIT_REPOSITORY": place})
+
+
+@pytest.mark.parametrize("variable", ["DRKIT_ENDPOINT", "DRKIT_REGION", "DRKIT_CA_BUNDLE"])
+def test_what_is_said_of_a_server_means_nothing_for_a_directory(tmp_path: Path, variable: str) -> None:
+    environ = {variable: "/x"}
+    assert list(overruled(None, "/srv/drkit", environ)) == [
+        f"{variable} (/x) is not used: the repository /srv/drkit is a directory"
+    ]
+    assert list(overruled(None, "s3://backups/shop", environ)) == []
