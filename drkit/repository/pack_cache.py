@@ -18,8 +18,8 @@ from drkit.repository.futures import result_of
 from drkit.repository.pack_reader import PACKS_AHEAD, PacksRead, WholePack, read_pack, read_packs
 from drkit.storage.base import Storage
 
-HELD = 96 * 1024 * 1024
-"""Bytes of packs kept for more of their chunks: three full packs, or many small ones. Two more may be on their way.
+HELD = 72 * 1024 * 1024
+"""Bytes of packs kept for more of their chunks: two full packs, or many small ones. Two more may be on their way.
 
 Chunks that are asked for in the order in which they were stored need one or two packs at a time."""
 
