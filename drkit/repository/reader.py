@@ -64,7 +64,8 @@ class ChunkReader:
         self._get = get or storage.get
         self._finder = ChunkFinder(repository, self._get)
         self._request_size = storage.traits.request_size
-        self._ahead = AHEAD + 2 * storage.traits.parallel_gets * storage.traits.request_size
+        # Whole packs that are at hand take the place of what is read ahead.
+        self._ahead = AHEAD // 3 if get else AHEAD + 2 * storage.traits.parallel_gets * storage.traits.request_size
         self._gathered: list[_Part] = []
         self._pool = ThreadPoolExecutor(storage.traits.parallel_gets, thread_name_prefix="drkit-read")
         self._recent: OrderedDict[bytes, tuple[Future[bytes], int]] = OrderedDict()
