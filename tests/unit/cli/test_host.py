@@ -45,7 +45,7 @@ def test_a_clone_is_shown_and_settled(tmp_path: Path, drkit_cli: DrkitCli, rng: 
     document = json.loads(run("host", "fork", "--json"))
     assert document["origin"] not in (before, web.origin)  # it lets go of what it took over
     assert document["adopted"] == []
-    assert "an origin like 00" in run("host", "adopt", "00", code=2)
+    assert "an origin like xx" in run("host", "adopt", "xx", code=2)  # which no key begins with
 
 
 def test_a_clone_that_says_so_before_any_backup_leaves_the_original_alone(
