@@ -108,9 +108,14 @@ def main() -> NoReturn:
     signals.install()
     output.set_up(json_log=False, quiet=False, verbose=False)
     try:
-        code = _explained(_command) or _explained(streams.flush_stdout)
-    finally:
+        try:
+            code = _explained(_command) or _explained(streams.flush_stdout)
+        finally:
+            signals.ignore()
+    except Stopped as late:  # on the last steps to `ignore`; while it is handled, no other one is raised
         signals.ignore()
+        code = late.code
+    finally:
         tuning.skip_last_collection()
         streams.settle()
     sys.exit(code)

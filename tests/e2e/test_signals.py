@@ -105,6 +105,37 @@ def test_a_second_signal_does_not_disturb_the_undoing(module_lab: Lab, large: Vo
     assert list((lab.state / "restores").iterdir()) == []
 
 
+LATE = """
+import atexit, os, signal, sys
+from drkit.cli import main, signals
+ignore = signals.ignore
+def late():
+    signals.ignore = ignore
+    os.kill(os.getpid(), signal.SIGTERM)
+    ignore()
+signals.ignore = late
+# Later than the interpreter takes handlers of ours away.
+class Last:
+    def __del__(self, kill=os.kill, getpid=os.getpid, number=int(signal.SIGTERM)):
+        kill(getpid(), number)
+sys.last = Last()
+sys.argv = ["drkit", "--version"]
+main.main()
+"""
+
+
+def test_a_signal_on_the_last_steps_still_ends_in_an_exit_code() -> None:
+    """Raised where nothing is undone any more, it once left the handlers in place, and the next one killed drkit."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, ""), done
+    assert done.stdout.startswith("drkit ")
+
+
 IMPORTING = """
 import os, signal, sys, threading, time
 from drkit.cli import signals
