@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import weakref
 from contextlib import suppress
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 _STOPPING = {
     signal.SIGHUP: "hung up",
@@ -14,7 +19,7 @@ _STOPPING = {
     signal.SIGQUIT: "told to quit",
     signal.SIGTERM: "terminated",
 }
-_IMPORT_SECONDS = 0.02
+_SOON_SECONDS = 0.02
 
 
 class Stopped(SystemExit):
@@ -29,40 +34,55 @@ class Stopped(SystemExit):
         return _STOPPING[self.signal]
 
 
+_last: weakref.ref[Stopped] | None = None
+"""The last one that was raised. As long as it lives it is on its way up, or being handled."""
+
+
 def install() -> None:
     """Let the signals raise Stopped. A SIGHUP that is ignored stays so: that is what `nohup` is for."""
     for number in _STOPPING:
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+    sys.unraisablehook = _raise_elsewhere
 
 
 def ignore() -> None:
     """Let nothing change the exit code any more: there is nothing left to undo."""
-    for number in _STOPPING:
+    for number in (*_STOPPING, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if _is_undoing():
+    global _last
+    if _last is not None and _last() is not None:
         # Straight to the descriptor: the signal may have come while a message was being written.
         with suppress(OSError):
             os.write(2, f"drkit: {_STOPPING[signal.Signals(number)]} again: still undoing\n".encode())
     elif _is_importing(frame):
         # Raised inside the import system, it can leave a module's lock held, and the undoing would wait for that.
-        signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
-        signal.setitimer(signal.ITIMER_REAL, _IMPORT_SECONDS)
+        _stop_soon(number)
     else:
-        raise Stopped(number)
+        stopped = Stopped(number)
+        _last = weakref.ref(stopped)
+        try:
+            raise stopped
+        finally:
+            del stopped  # its traceback leads here: it would live for ever
 
 
-def _is_undoing() -> bool:
-    """Whether a Stopped is being handled now, somewhere down the stack."""
-    error = sys.exception()
-    while error is not None:
-        if isinstance(error, Stopped):
-            return True
-        error = error.__context__
-    return False
+def _stop_soon(number: int) -> None:
+    signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
+    signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS)
+
+
+def _raise_elsewhere(unraisable: UnraisableHookArgs) -> None:
+    """Raise again what was raised where nothing can be, as in a destructor: it would be lost, and drkit run on."""
+    global _last
+    if isinstance(unraisable.exc_value, Stopped):
+        _last = None
+        _stop_soon(unraisable.exc_value.signal)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -136,6 +136,63 @@ def test_a_signal_on_the_last_steps_still_ends_in_an_exit_code() -> None:
     assert done.stdout.startswith("drkit ")
 
 
+LOST = """
+import os, signal, time
+from drkit.cli import signals
+signals.install()
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)  # raised here, where nothing can be
+try:
+    Dying()
+    time.sleep(5)
+    print("lost", flush=True)
+except SystemExit as end:
+    print("stopped", end.code, flush=True)
+"""
+
+
+def test_a_signal_in_a_destructor_is_not_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("stopped 143\n", ""), done
+
+
+DYING = """
+import os, signal, time
+from drkit.cli import signals
+signals.install()
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+def undone():
+    dying = Dying()  # lives as long as the exception, whose traceback leads to it
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+try:
+    undone()
+except SystemExit as end:
+    print("stopped", end.code, flush=True)
+time.sleep(5)
+"""
+
+
+def test_a_second_signal_while_the_first_exception_dies_shows_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DYING],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "stopped 130\n", ""), done
+
+
 IMPORTING = """
 import os, signal, sys, threading, time
 from drkit.cli import signals
