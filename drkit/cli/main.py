@@ -22,6 +22,9 @@ from drkit.errors import DrkitError, UsageError
 _WrongCommandLine: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+_SIGNALLED = 128
+"""Exit codes above it are 128 and the number of a signal."""
+
 _VERBS = {
     "init": "Create the repository; print the recovery kit.",
     "doctor": "Test everything that drkit needs to work.",
@@ -118,6 +121,8 @@ def main() -> NoReturn:
     finally:
         tuning.skip_last_collection()
         streams.settle()
+    if code > _SIGNALLED:
+        os._exit(code)  # a thread that was not told to end, since the signal came before that, is not waited for
     sys.exit(code)
 
 
@@ -144,12 +149,22 @@ def _explained(work: Callable[[], int | None]) -> int:
             raise
         return _tell(error, error.exit_code)
     except Stopped as stopped:
+        signals.ignore()
         return _tell(
             DrkitError(f"{stopped}: what was not finished is undone, except what a warning names"), stopped.code
         )
     except Exception as error:
         if "--debug" in sys.argv:
             raise
+        if (stopped_first := signals.stopped_by(error)) is not None:
+            signals.ignore()
+            return _tell(
+                DrkitError(
+                    f"{stopped_first}, and something may be left: internal error: {type(error).__name__}: {error}",
+                    hint="Run the same again: it removes what it finds unfinished.",
+                ),
+                stopped_first.code,
+            )
         hint = "This is a bug in drkit. Run the same with --debug and report what it prints."
         return _tell(DrkitError(f"internal error: {type(error).__name__}: {error}", hint=hint), DrkitError.exit_code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import weakref
 from contextlib import suppress
 from types import FrameType
@@ -20,6 +21,8 @@ _STOPPING = {
     signal.SIGTERM: "terminated",
 }
 _SOON_SECONDS = 0.02
+_LOCKING = frozenset({"__enter__", "__exit__", "_acquire_restore", "_release_save", "notify", "notify_all"})
+"""Functions of `threading` that wait for moments at most."""
 
 
 class Stopped(SystemExit):
@@ -58,8 +61,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
         # Straight to the descriptor: the signal may have come while a message was being written.
         with suppress(OSError):
             os.write(2, f"drkit: {_STOPPING[signal.Signals(number)]} again: still undoing\n".encode())
-    elif _is_importing(frame):
-        # Raised inside the import system, it can leave a module's lock held, and the undoing would wait for that.
+    elif _is_importing(frame) or _is_locking(frame):
         _stop_soon(number)
     else:
         stopped = Stopped(number)
@@ -85,9 +87,26 @@ def _raise_elsewhere(unraisable: UnraisableHookArgs) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def stopped_by(error: BaseException) -> Stopped | None:
+    """Return the Stopped that an error took the place of, on its way up."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Stopped):
+        cause = cause.__context__
+    return cause
+
+
 def _is_importing(frame: FrameType | None) -> bool:
+    """Whether the import system is at work: raised there, it can leave a module's lock held for the undoing."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
         frame = frame.f_back
     return False
+
+
+def _is_locking(frame: FrameType | None) -> bool:
+    """Whether a lock is just being taken or given back: its owner would then give back what it does not hold."""
+    if frame is None or frame.f_code.co_filename != threading.__file__:
+        return False
+    # Of Condition.wait: it has been told, and takes its lock back.
+    return frame.f_code.co_name in _LOCKING or frame.f_locals.get("gotit") is True

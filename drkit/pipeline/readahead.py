@@ -60,7 +60,8 @@ def read_ahead(readinto: ReadInto) -> Iterator[ReadInto]:
         position += count
         return count
 
-    thread = threading.Thread(target=fill, name="drkit-read-ahead")
+    # A daemon: a signal may come before it is told to end, and Python waits for all others when it exits.
+    thread = threading.Thread(target=fill, name="drkit-read-ahead", daemon=True)
     thread.start()
     try:
         yield read

@@ -193,6 +193,74 @@ def test_a_second_signal_while_the_first_exception_dies_shows_no_traceback() -> 
     assert (done.returncode, done.stdout, done.stderr) == (143, "stopped 130\n", ""), done
 
 
+WORKING = """
+import os, signal, sys, threading, time
+from drkit.cli import main
+def work():
+    threading.Thread(target=threading.Event().wait).start()  # nobody tells it to end
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    finally:
+        {failure}
+main._command = work
+main.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ("pass", "interrupted: what was not finished is undone"),
+        ("raise RuntimeError('release unlocked lock')", "interrupted, and something may be left: internal error"),
+    ],
+)
+def test_a_run_that_was_stopped_ends_whatever_is_left_of_it(failure: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKING.replace("{failure}", failure)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 130, done
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+LOCKING = """
+import os, signal, threading, time
+from drkit.cli import signals
+signals.install()
+condition = threading.Condition(threading.{lock}())
+taken = threading.Event()
+def other():
+    with condition:
+        condition.notify()
+        taken.set()
+        time.sleep(0.3)  # the waiter has been told, and waits to have the lock again
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+try:
+    with condition:
+        threading.Thread(target=other).start()
+        condition.wait()
+        time.sleep(5)
+except SystemExit as end:
+    print("stopped", end.code, flush=True)
+"""
+
+
+@pytest.mark.parametrize("lock", ["Lock", "RLock"])
+def test_a_signal_while_a_lock_is_taken_back_waits_for_that(lock: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKING.replace("{lock}", lock)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("stopped 143\n", ""), done
+
+
 IMPORTING = """
 import os, signal, sys, threading, time
 from drkit.cli import signals

@@ -35,6 +35,7 @@ class Slow(CountingStorage):
     def __init__(self) -> None:
         super().__init__(request_size=0)
         self.now = self.most = 0
+        self.begun = threading.Event()
         self.error: Exception | None = None
         self.lock = threading.Lock()
 
@@ -44,6 +45,7 @@ class Slow(CountingStorage):
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
+        self.begun.set()
         try:
             threading.Event().wait(0.01)
             if self.error is not None:
@@ -114,8 +116,7 @@ def test_a_failure_reaches_everybody_and_is_not_kept(storage: Slow, pack_ids: li
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, 0)
-        while storage.now == 0:
-            pass
+        assert storage.begun.wait(10)
         assert pool.submit(ask, 1).result() == first.result() == "failed"
     storage.error = None
     assert cache.get(key, 24, 3) == b"\0\0\0"
